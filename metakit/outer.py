@@ -1,0 +1,297 @@
+"""The outer loop: learn what the inner loop starts from and works with."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import pathlib
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from metakit.checkpoint import read_checkpoint, write_checkpoint
+from metakit.evaluation import evaluate
+from metakit.step import OuterStep
+
+_VALIDATION_TASKS = 100
+_VALIDATION_SEED = 1_000_003
+
+
+@dataclasses.dataclass(frozen=True)
+class History:
+    """What happened in a run of ``fit``.
+
+    Arguments:
+        loss: mean loss over the meta-batch at each outer step.
+        validation: ``(outer step, mean score, half width of its 95% interval)`` for each validation; the score is the
+            accuracy in classification, the loss in regression.
+        ended: why it ended: ``"steps spent"``, ``"target reached"``, ``"stopped"`` or ``"interrupted"``.
+        seconds: time spent in this run and, if it was resumed, before.
+    """
+
+    loss: tuple[float, ...]
+    validation: tuple[tuple[int, float, float], ...]
+    ended: str
+    seconds: float
+
+    @property
+    def steps(self) -> int:
+        """Outer steps done."""
+        return len(self.loss)
+
+
+class DivergedError(RuntimeError):
+    """The loss or a meta-gradient became NaN or infinite; the learner holds the last good weights."""
+
+    def __init__(self, message: str, history: History) -> None:
+        super().__init__(message)
+        self.history = history
+
+
+class Run:
+    """The live side of ``fit``, handed to its callback after each step: ``.step``, ``.loss`` and ``.stop()``."""
+
+    def __init__(self) -> None:
+        self.loss: list[float] = []
+        self.validation: list[tuple[int, float, float]] = []
+        self.ended = ""
+        self.started = time.perf_counter()
+
+    @property
+    def step(self) -> int:
+        """Outer steps done."""
+        return len(self.loss)
+
+    @property
+    def seconds(self) -> float:
+        """Time spent."""
+        return time.perf_counter() - self.started
+
+    def stop(self) -> None:
+        """End the run at the next step's edge; safe to call from another thread."""
+        self.ended = self.ended or "stopped"
+
+    def history(self) -> History:
+        """The record so far."""
+        return History(tuple(self.loss), tuple(self.validation), self.ended, self.seconds)
+
+
+def fit(
+    learner: nn.Module,
+    tasks: Any,
+    *,
+    steps: int,
+    meta_batch: int = 25,
+    lr: float | None = None,
+    optimizer: Callable[..., torch.optim.Optimizer] | torch.optim.Optimizer | None = None,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    compile: bool = False,
+    progress: bool = True,
+    target: float | None = None,
+    validate_every: int | None = None,
+    validation: Any = None,
+    checkpoint: str | pathlib.Path | None = None,
+    checkpoint_every: int = 1000,
+    resume: bool = False,
+    callback: Callable[[Run], None] | None = None,
+    chunk: int | None = None,
+) -> History:
+    """Meta-train a learner on a task distribution, in seven steps that repeat.
+
+        w <- w - lr * grad_w mean_t loss_t(w),    t = 1 .. T tasks, drawn anew at each outer step
+
+    Arguments:
+        learner: a module that turns a ``TaskBatch`` into losses ``[T]``.
+        tasks: a task distribution with ``sample(T, generator=, device=)``.
+        steps: outer steps, counted from the start of the run even if it is resumed.
+        meta_batch: tasks T in an outer step.
+        lr: outer learning rate; the learner's own kind decides when left out (0.001, for Reptile 0.1).
+        optimizer: a ``torch.optim`` class, or one already made; when left out, the learner's kind decides (Adam, for
+            Reptile plain SGD).
+        seed: of the tasks drawn. The same seed on the same device gives the same run.
+        device: where to train; where the learner is, when left out.
+        compile: compile the whole outer step; where that cannot be done it says so once and goes on without.
+        progress: show a bar with loss and rate once the run takes over two seconds.
+        target: end as soon as the validation score is this good: an accuracy reached, or a loss.
+        validate_every: outer steps between validations on 100 tasks; a twentieth of the run when only a target is given.
+        validation: the distribution that validation draws from; ``tasks`` when left out.
+        checkpoint: file that keeps the whole state of the run, written every ``checkpoint_every`` steps and at the end.
+        resume: go on from ``checkpoint`` if it is there; on a CPU the run ends bit for bit as if it had not been cut.
+        callback: called with the ``Run`` after each outer step; may call ``run.stop()``.
+        chunk: tasks whose graphs are held at once; chosen by the device and the size of a task when left out. It changes
+            memory and time, not the result beyond rounding.
+
+    Raises:
+        ValueError: if an option is out of its range, or the checkpoint is of another learner.
+        DivergedError: if the loss or a gradient turns NaN or infinite; the last good weights are kept.
+
+    Example:
+        >>> import metakit as mk
+        >>> learner = mk.MAML(mk.models.MLP(1, [8], 1))
+        >>> mk.fit(learner, mk.tasks.Sinusoids(), steps=3, progress=False).steps
+        3
+    """
+    _check(learner, tasks, steps=steps, meta_batch=meta_batch, lr=lr, checkpoint_every=checkpoint_every, chunk=chunk)
+    if resume and checkpoint is None:
+        raise ValueError("resume=True needs checkpoint=, the file to go on from.")
+    if target is not None and validate_every is None:
+        validate_every = max(1, steps // 20)
+    if validate_every is not None and validate_every < 1:
+        raise ValueError(f"validate_every must be a positive number of outer steps, got {validate_every}.")
+    device = torch.device(device) if device is not None else next(learner.parameters()).device
+
+    # Step 1: initialise the learner's parameters: its module came with them; a checkpoint may replace them.
+    learner.to(device).train()
+    # Step 2: choose the optimiser by the learner's kind.
+    chosen = _optimizer(learner, optimizer, lr)
+    generator = torch.Generator(device).manual_seed(seed)
+    run = Run()
+    if resume and pathlib.Path(checkpoint).exists():
+        _restore(checkpoint, learner, chosen, generator, run)
+
+    outer_step = OuterStep(learner, chosen, compile=compile, chunk=chunk)
+    saved_at = run.step
+    with _interruptible(run), tqdm(total=steps, initial=run.step, delay=2, disable=not progress, unit="step") as bar:
+        while run.step < steps and not run.ended:
+            batch = tasks.sample(meta_batch, generator=generator, device=device)
+            # Steps 3 and 4: learn each task with the learner as it is (inner loop), and improve it (outer step).
+            loss = outer_step(batch)
+            if not outer_step.finite:
+                _diverged(run, loss)
+            run.loss.append(loss)
+            bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+            bar.update()
+            # Steps 5 and 6: evaluate, and adjust by the evaluation: here, whether to go on.
+            if validate_every and (run.step % validate_every == 0 or run.step == steps):
+                _validate(learner, validation or tasks, run, target)
+            if callback is not None:
+                callback(run)
+            if checkpoint and run.step - saved_at >= checkpoint_every:
+                _save(checkpoint, learner, chosen, generator, run)
+                saved_at = run.step
+        # Step 7: repeat until the target is met or the steps are spent.
+    run.ended = run.ended or "steps spent"
+    if checkpoint:
+        _save(checkpoint, learner, chosen, generator, run)
+    return run.history()
+
+
+def _check(
+    learner: Any, tasks: Any, *, steps: int, meta_batch: int, lr: float | None, checkpoint_every: int, chunk: int | None
+) -> None:
+    if not isinstance(learner, nn.Module):
+        raise TypeError(f"learner must be a module such as mk.MAML(...), got {type(learner).__name__}.")
+    if not callable(getattr(tasks, "sample", None)):
+        raise TypeError(f"tasks must have sample(T, generator=, device=), got {type(tasks).__name__}.")
+    counts = {"steps": steps, "meta_batch": meta_batch, "checkpoint_every": checkpoint_every}
+    for name, value in counts.items() if chunk is None else (counts | {"chunk": chunk}).items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"{name} must be a positive whole number, got {value!r}.")
+    if lr is not None and not 0 < lr < float("inf"):
+        raise ValueError(f"lr must be a positive number, got {lr!r}. 0.001 is a usual start with Adam.")
+
+
+def _optimizer(learner: nn.Module, optimizer: Any, lr: float | None) -> torch.optim.Optimizer:
+    if isinstance(optimizer, torch.optim.Optimizer):
+        if lr is not None:
+            raise ValueError("lr must be left out when optimizer is already made: it has its own.")
+        return optimizer
+    kind = optimizer or getattr(learner, "optimizer", torch.optim.Adam)
+    lr = getattr(learner, "lr", 1e-3) if lr is None else lr
+    return kind([p for p in learner.parameters() if p.requires_grad], lr=lr)
+
+
+@contextlib.contextmanager
+def _interruptible(run: Run) -> Iterator[None]:
+    """Let Ctrl-C end the run at a step's edge instead of in the middle of one; a second Ctrl-C ends it at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def interrupt(number: int, frame: Any) -> None:
+        run.ended = run.ended or "interrupted"
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _validate(learner: nn.Module, tasks: Any, run: Run, target: float | None) -> None:
+    learner.eval()
+    result = evaluate(learner, tasks, n_tasks=_VALIDATION_TASKS, seed=_VALIDATION_SEED)
+    learner.train()
+    mean, high = float(result.mean()[-1]), float(result.interval()[1][-1])
+    run.validation.append((run.step, mean, high - mean))
+    reached = target is not None and (mean <= target if result.accuracy is None else mean >= target)
+    if reached:
+        run.ended = run.ended or "target reached"
+
+
+def _diverged(run: Run, loss: float) -> None:
+    run.ended = "diverged"
+    what = f"the loss was {loss}" if not math.isfinite(loss) else "the meta-gradient was not finite"
+    raise DivergedError(
+        f"At outer step {run.step + 1} {what}. Lower the outer lr, the inner lr or the number of inner steps. "
+        f"The learner keeps the weights of step {run.step}.",
+        run.history(),
+    )
+
+
+def _save(
+    path: str | pathlib.Path,
+    learner: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    generator: torch.Generator,
+    run: Run,
+) -> None:
+    content = {
+        "kind": "run",
+        "learner": learner.state_dict(),
+        "name": type(learner).__name__,
+        "optimizer": optimizer.state_dict(),
+        "generator": generator.get_state(),
+        "torch_generator": torch.get_rng_state(),
+        "loss": run.loss,
+        "validation": run.validation,
+        "seconds": run.seconds,
+    }
+    write_checkpoint(path, content)
+
+
+def _restore(
+    path: str | pathlib.Path,
+    learner: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    generator: torch.Generator,
+    run: Run,
+) -> None:
+    content = read_checkpoint(path, "run")
+    ours, theirs = learner.state_dict(), content["learner"]
+    same = ours.keys() == theirs.keys() and all(ours[name].shape == theirs[name].shape for name in ours)
+    if not same or content["name"] != type(learner).__name__:
+        odd = sorted(n for n in ours.keys() | theirs.keys() if n not in ours or n not in theirs) or [
+            n for n in ours if ours[n].shape != theirs[n].shape
+        ]
+        raise ValueError(
+            f"{path} is of another model: it holds a {content['name']}, this is a {type(learner).__name__}"
+            + (f", and they differ in {odd[0]}" if odd else "")
+            + ". Make the learner as it was, or start afresh with resume=False."
+        )
+    learner.load_state_dict(theirs)
+    optimizer.load_state_dict(content["optimizer"])
+    generator.set_state(content["generator"])
+    torch.set_rng_state(content["torch_generator"])
+    run.loss, run.validation = content["loss"], [tuple(v) for v in content["validation"]]
+    run.started -= content["seconds"]

@@ -1,0 +1,189 @@
+"""N-way K-shot tasks from any labelled data, drawn by index on the device that holds them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from metakit.batch import TaskBatch
+from metakit.tasks._checks import Device, as_device, as_generator, whole
+from metakit.tasks.labelled import LabelledData, as_real
+
+Augment = Callable[[Tensor, torch.Generator | None], Tensor]
+
+
+class Episodes:
+    """N-way K-shot classification: each task has N classes, K support rows and Q query rows of each.
+
+    Every set of N classes, in every order, is equally likely, and so is every choice of K + Q distinct rows of a
+    class; the order of the classes gives the labels 0 to N - 1. Rows come class by class: ``N K`` support rows
+    ``[class 0 (K rows), class 1, ...]`` and ``N Q`` query rows likewise.
+
+    Arguments:
+        data: ``LabelledData``, or a pair ``(x [n, ...], y [n])`` of tensors.
+        ways: classes per task, N.
+        shots: support rows per class, K.
+        queries: query rows per class, Q.
+        within: ``"alphabet"`` draws the classes of a task from one alphabet, each alphabet that has N classes being
+            equally likely; ``None`` from all classes.
+        augment: called as ``augment(x, generator)`` on all rows ``[T N (K + Q), ...]`` of a batch; returns as many.
+
+    Raises:
+        TypeError: if ``data`` or a count is of another kind.
+        ValueError: if there are fewer classes than ways, or a class has fewer than shots + queries rows.
+
+    Example:
+        >>> x, y = torch.rand(60, 1, 8, 8), torch.arange(60) % 6
+        >>> tasks = Episodes((x, y), ways=5, shots=1, queries=3)
+        >>> batch = tasks.sample(4, seed=0)
+        >>> batch.support_x.shape, batch.query_x.shape, batch.support_y[0].tolist(), batch.ways
+        (torch.Size([4, 5, 1, 8, 8]), torch.Size([4, 15, 1, 8, 8]), [0, 1, 2, 3, 4], 5)
+
+    Source: O. Vinyals et al., Matching Networks for One Shot Learning, 2016, section 2.2.
+    """
+
+    def __init__(
+        self,
+        data: LabelledData | tuple[Tensor, Tensor],
+        ways: int,
+        shots: int,
+        queries: int,
+        *,
+        within: str | None = None,
+        augment: Augment | None = None,
+    ) -> None:
+        if isinstance(data, tuple | list) and len(data) == 2:
+            data = LabelledData(*data)
+        if not isinstance(data, LabelledData):
+            raise TypeError(f"data must be LabelledData or a pair (x, y) of tensors, got {type(data).__name__}.")
+        if augment is not None and not callable(augment):
+            raise TypeError(f"augment must be a callable (x, generator) -> x, got {type(augment).__name__}.")
+        self.data = data
+        self.ways, self.shots, self.queries = whole("ways", ways), whole("shots", shots), whole("queries", queries)
+        self.within, self.augment = within, augment
+        counts = data.counts
+        self._check_rows(counts)
+        self._most = int(counts.max())
+        self._copies = {data.device: data.rows}
+        self._indices = {data.device: (counts.cumsum(0) - counts, counts, self._eligible())}
+
+    def __repr__(self) -> str:
+        within = f", within={self.within!r}" if self.within else ""
+        sizes = f"ways={self.ways}, shots={self.shots}, queries={self.queries}"
+        return f"Episodes({self.data!r}, {sizes}{within})"
+
+    def sample(
+        self,
+        n_tasks: int,
+        *,
+        generator: torch.Generator | None = None,
+        seed: int | None = None,
+        device: Device = None,
+    ) -> TaskBatch:
+        """T tasks: ``support_x [T, N K, ...]``, ``support_y [T, N K]``, and the query with N Q rows likewise.
+
+        Arguments:
+            n_tasks: number of tasks T.
+            generator: source of randomness, on any device.
+            seed: a number instead of a generator; neither means torch's default generator.
+            device: where the batch shall be; by default where the data are. On the first call for another device the
+                data are copied there once and stay.
+
+        Raises:
+            TypeError: if ``n_tasks`` or ``seed`` is not a whole number, or ``generator`` is not a generator.
+            ValueError: if ``n_tasks`` is below 1, both seed and generator are given, or ``augment`` changed a shape.
+        """
+        place = self._place(device)
+        generator = as_generator(generator, seed, place)
+        return self.gather(self.pick(n_tasks, generator=generator), generator=generator, device=place)
+
+    def pick(self, n_tasks: int, *, generator: torch.Generator | None = None) -> Tensor:
+        """The tasks as row numbers into ``data.rows``, ``[T, N, K + Q]``, the K support rows of a class first."""
+        n_tasks, per_class = whole("n_tasks", n_tasks), self.shots + self.queries
+        place = self.data.device if generator is None else generator.device
+        starts, counts, homes = self._tables(place)
+        keys = _keys(n_tasks, len(self.data), generator, place)
+        if homes is not None:
+            chosen = torch.randint(len(homes), (n_tasks,), generator=generator, device=place)
+            keys.masked_fill_(~homes[chosen], -1.0)
+        classes = keys.topk(self.ways).indices  # [T, N]
+        keys = _keys(n_tasks * self.ways, self._most, generator, place)
+        if self.data.y is not None:
+            beyond = torch.arange(self._most, device=place) >= counts[classes.flatten()].unsqueeze(1)
+            keys.masked_fill_(beyond, -1.0)
+        places = keys.topk(per_class).indices.view(n_tasks, self.ways, per_class)
+        return places + starts[classes].unsqueeze(-1)
+
+    def gather(self, picks: Tensor, *, generator: torch.Generator | None = None, device: Device = None) -> TaskBatch:
+        """The batch of the tasks picked; ``generator`` is handed to ``augment``."""
+        place = self._place(device)
+        n_tasks, cut = picks.shape[0], self.ways * self.shots
+        # Support rows of all classes first, then the query rows: one gather serves both sides.
+        sides = (picks[..., : self.shots].flatten(1), picks[..., self.shots :].flatten(1))
+        index = torch.cat(sides, dim=1).to(place)
+        x = as_real(self._rows_on(place).index_select(0, index.flatten()))
+        if self.augment is not None:
+            shape, x = x.shape, self.augment(x, generator)
+            if x.shape != shape:
+                raise ValueError(f"augment must keep the shape {list(shape)}, got {list(x.shape)}. Check its return.")
+        x = x.unflatten(0, index.shape)
+        label = torch.arange(self.ways, device=place)
+        support_y, query_y = (
+            label.repeat_interleave(rows).expand(n_tasks, -1).contiguous() for rows in (self.shots, self.queries)
+        )
+        support_x, query_x = x[:, :cut].contiguous(), x[:, cut:].contiguous()
+        return TaskBatch.trusted(support_x, support_y, query_x, query_y, ways=self.ways)
+
+    def _place(self, device: Device) -> torch.device:
+        place, home = as_device(device) or self.data.device, self.data.device
+        # "cuda" without a number means the card that holds the data, if one does.
+        return home if place.index is None and place.type == home.type else place
+
+    def _rows_on(self, place: torch.device) -> Tensor:
+        if place not in self._copies:
+            self._copies[place] = self.data.rows.to(place)
+        return self._copies[place]
+
+    def _tables(self, place: torch.device) -> tuple[Tensor, Tensor, Tensor | None]:
+        """First row and number of rows of each class, and which classes each eligible alphabet has, on ``place``."""
+        if place not in self._indices:
+            starts, counts, homes = self._indices[self.data.device]
+            self._indices[place] = (starts.to(place), counts.to(place), None if homes is None else homes.to(place))
+        return self._indices[place]
+
+    def _check_rows(self, counts: Tensor) -> None:
+        if self.ways > len(self.data):
+            raise ValueError(
+                f"ways must be at most {len(self.data)}, the number of classes, got {self.ways}. Lower it."
+            )
+        least = int(counts.argmin())
+        if self.shots + self.queries > int(counts[least]):
+            raise ValueError(
+                f"shots + queries must be at most {int(counts[least])}, the rows of class {self.data.names[least]!r}, "
+                f"got {self.shots} + {self.queries}. Lower one."
+            )
+
+    def _eligible(self) -> Tensor | None:
+        """Which classes belong to each alphabet of at least N classes, ``[alphabets, classes]`` booleans."""
+        if self.within is None:
+            return None
+        if self.within != "alphabet":
+            raise ValueError(f"within must be 'alphabet' or None, got {self.within!r}. Use one of these.")
+        alphabet = self.data.alphabet
+        if alphabet is None:
+            raise ValueError("within='alphabet' needs the alphabet of each class; these data know none. Drop it.")
+        homes = alphabet.unique()[:, None] == alphabet
+        sizes = homes.sum(1)
+        if int(sizes.max()) < self.ways:
+            raise ValueError(
+                f"within='alphabet' needs an alphabet of at least {self.ways} classes; the largest has "
+                f"{int(sizes.max())}. Lower ways."
+            )
+        return homes[sizes >= self.ways]
+
+
+def _keys(rows: int, columns: int, generator: torch.Generator | None, device: torch.device) -> Tensor:
+    """Random keys whose largest m are m distinct columns, in random order. In float64, so that ties do not occur."""
+    return torch.rand(rows, columns, dtype=torch.float64, generator=generator, device=device)

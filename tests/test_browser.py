@@ -1,0 +1,233 @@
+"""Every notebook in a real browser: JupyterLab, Chromium, all cells run, sliders moved.
+
+Set METAKIT_SCREENSHOTS to a folder to look at what the browser saw. Where there is no Chromium these tests skip and
+say so; with METAKIT_CI set they fail instead.
+"""
+
+import json
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "notebooks").glob("*.ipynb"))
+WIDTHS = (1280, 800)
+RUN_SECONDS = 400  # a notebook may take six minutes
+CHROMIUM_FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-dev-shm-usage",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+pytestmark = pytest.mark.browser
+
+
+# --------------------------------------------------------------------------------------------------------- harness
+
+
+@dataclass(frozen=True)
+class LabServer:
+    """A running JupyterLab over a copy of the notebooks."""
+
+    url: str
+    token: str
+    root: Path
+
+    def get(self, path):
+        """Read JSON from the server."""
+        request = urllib.request.Request(f"{self.url}/{path}", headers={"Authorization": f"token {self.token}"})
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return json.load(answer)
+
+
+@pytest.fixture(scope="module")
+def lab_server(tmp_path_factory):
+    """JupyterLab with the shipped settings, and nothing of the person who runs the tests."""
+    root, private = tmp_path_factory.mktemp("lab"), tmp_path_factory.mktemp("private")
+    shutil.copytree(ROOT / "notebooks", root / "notebooks", ignore=shutil.ignore_patterns(".*"))
+    settings = shutil.copytree(ROOT / ".jupyter", private / "settings")
+    overrides = settings / "labconfig" / "default_setting_overrides.json"
+    # Added for the tests alone: every cell in the page at once, so that none waits to be scrolled to.
+    whole_page = {"@jupyterlab/notebook-extension:tracker": {"windowingMode": "none"}}
+    overrides.write_text(json.dumps(json.loads(overrides.read_text()) | whole_page))
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = LabServer(f"http://127.0.0.1:{port}", secrets.token_hex(16), root)
+    folders = {
+        f"JUPYTER{name}_DIR": str(private / name.lower()) for name in ("_CONFIG", "_DATA", "_RUNTIME", "LAB_WORKSPACES")
+    }
+    environment = os.environ | folders | {"JUPYTERLAB_SETTINGS_DIR": str(private / "user")}
+    environment |= {"JUPYTER_TOKEN": server.token, "JUPYTER_CONFIG_PATH": str(settings), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", f"--port={port}", "--allow-root"]
+    command += ["--ServerApp.port_retries=0", f"--ServerApp.root_dir={root}", "--expose-app-in-browser"]
+    command += ["--LabApp.extension_manager=readonly"]
+    with (private / "log").open("w") as log:
+        process = subprocess.Popen(command, cwd=root, env=environment, stdout=log, stderr=log)
+        try:
+            wait_until_up(server, process, private / "log")
+            yield server
+        finally:
+            process.terminate()
+            process.wait(timeout=30)
+
+
+def wait_until_up(server, process, log):
+    """Return once the server answers; show its log if it does not."""
+    for _ in range(300):
+        try:
+            server.get("api/status")
+            return
+        except OSError:
+            if process.poll() is not None:
+                break
+            time.sleep(0.2)
+    pytest.fail(f"JupyterLab did not start:\n{log.read_text()}")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium, without a window."""
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if chromium is None:
+        missing = "no Chromium here: install it to run the browser tests"
+        pytest.fail(missing) if os.environ.get("METAKIT_CI") else pytest.skip(missing)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=CHROMIUM_FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser):
+    """A fresh page; `page.complaints` collects what its console reports as wrong."""
+    context = browser.new_context(viewport={"width": WIDTHS[0], "height": 900})
+    page = context.new_page()
+    page.complaints = []
+    page.on("console", lambda message: message.type == "error" and page.complaints.append(message.text))
+    page.on("pageerror", lambda error: page.complaints.append(str(error)))
+    yield page
+    context.close()
+
+
+def open_and_run(page, server, notebook):
+    """Open a notebook, wait for its kernel, run all cells to the end."""
+    page.goto(f"{server.url}/doc/tree/{notebook}?token={server.token}&reset", wait_until="domcontentloaded")
+    page.wait_for_selector(".jp-NotebookPanel .jp-Cell", timeout=60_000)
+    wait_for_kernel(page, "idle", 60)
+    page.evaluate("window.jupyterapp.commands.execute('notebook:run-all-cells').then(() => { window.allRun = true })")
+    page.wait_for_function("window.allRun === true", timeout=RUN_SECONDS * 1000)
+    wait_for_kernel(page, "idle", 60)
+
+
+def wait_for_kernel(page, status, seconds):
+    """Wait for the kernel of the notebook in front."""
+    shown = "window.jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel?.status"
+    page.wait_for_function(f"{shown} === '{status}'", timeout=seconds * 1000)
+
+
+def errors_shown(page):
+    """What error outputs say, except in cells whose tag expects one."""
+    return page.evaluate(
+        """() => window.jupyterapp.shell.currentWidget.content.widgets
+            .filter(cell => cell.model.type === 'code')
+            .filter(cell => !(cell.model.getMetadata('tags') ?? []).includes('raises-exception'))
+            .flatMap(cell => cell.model.outputs.toJSON())
+            .filter(output => output.output_type === 'error')
+            .map(output => `${output.ename}: ${output.evalue}`)"""
+    )
+
+
+def move_a_slider(page):
+    """Press an arrow key on the first slider; return whether the pictures changed."""
+    handle = page.locator(".widget-slider .noUi-handle").first
+    handle.scroll_into_view_if_needed()
+    before = pictures(page)
+    for key in ("ArrowRight", "ArrowLeft"):  # the second, where the slider already stood at its right end
+        handle.focus()
+        page.keyboard.press(key)
+        deadline = time.monotonic() + 15
+        while time.monotonic() < deadline:
+            if pictures(page) != before:
+                return True
+            page.wait_for_timeout(50)
+    return False
+
+
+def pictures(page):
+    """The content of each picture shown by a widget (its address is new each time, even of the same picture)."""
+    return page.evaluate(
+        """() => Promise.all([...document.querySelectorAll('.jp-OutputArea img.widget-image, .jp-OutputArea svg')]
+            .map(async shown => shown.src ? [...new Uint8Array(await (await fetch(shown.src)).arrayBuffer())].join()
+                                          : shown.outerHTML))"""
+    )
+
+
+def take_screenshots(page, folder, name):
+    """Photograph the whole notebook at each width, in a window as tall as it is."""
+    for width in WIDTHS:
+        page.set_viewport_size({"width": width, "height": 900})
+        page.wait_for_timeout(300)
+        tall = page.evaluate("document.querySelector('.jp-Notebook .jp-WindowedPanel-outer').scrollHeight")
+        page.set_viewport_size({"width": width, "height": min(tall + 120, 15_000)})
+        page.wait_for_timeout(300)
+        page.screenshot(path=folder / f"{name}_{width}.png")
+    page.set_viewport_size({"width": WIDTHS[0], "height": 900})
+
+
+@pytest.fixture
+def screenshots(tmp_path):
+    """Where pictures go."""
+    folder = Path(os.environ.get("METAKIT_SCREENSHOTS") or tmp_path)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+# ----------------------------------------------------------------------------------------------------------- tests
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS)
+def test_notebook_runs_in_a_browser(notebook, lab_server, page, screenshots):
+    open_and_run(page, lab_server, notebook)
+    name = Path(notebook).stem
+    take_screenshots(page, screenshots, name)
+    assert errors_shown(page) == []
+    if page.locator(".widget-slider .noUi-handle").count():
+        assert move_a_slider(page), "a slider was moved and no picture changed"
+        take_screenshots(page, screenshots, f"{name}_moved")
+        assert errors_shown(page) == []
+    assert page.complaints == []
+
+
+def test_there_are_notebooks_to_open():
+    assert NOTEBOOKS
+
+
+@pytest.mark.parametrize(
+    ("plugin", "key", "value"),
+    [
+        ("kernels-settings", "commsOverSubshells", "disabled"),
+        ("notification", "fetchNews", "false"),
+        ("notification", "checkForUpdates", False),
+    ],
+)
+def test_the_shipped_settings_take_effect(lab_server, plugin, key, value):
+    settings = lab_server.get(f"lab/api/settings/@jupyterlab/apputils-extension:{plugin}")
+    assert settings["schema"]["properties"][key]["default"] == value

@@ -1,0 +1,335 @@
+"""Every meta-gradient agrees with a second route: a closed form, finite differences, a plain loop. All in float64."""
+
+import copy
+
+import plain
+import pytest
+import torch
+
+import metakit as mk
+
+TASKS = 3
+MODELS = ("mlp", "convnet")
+NETWORKS = {"mlp": plain.mlp, "convnet": plain.convnet}
+
+
+def make_model(kind):
+    torch.manual_seed(0)
+    if kind == "mlp":
+        return mk.models.MLP(2, [7, 6], 2).double()
+    model = mk.models.ConvNet(channels=2, size=9, width=4, blocks=2, outputs=3).double()
+    with torch.no_grad():  # Some channels with a negative scale: there the smallest pixel wins the pooling.
+        for block in model.blocks:
+            block.norm.weight.copy_(torch.tensor([1.0, -0.7, 0.4, -1.3]))
+            block.norm.bias.uniform_(-0.3, 0.3)
+    return model
+
+
+def make_batch(kind, tasks=TASKS):
+    generator = torch.Generator().manual_seed(1)
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    if kind == "mlp":
+        return mk.TaskBatch(normal(tasks, 5, 2), normal(tasks, 5, 2), normal(tasks, 4, 2), normal(tasks, 4, 2))
+    support_y, query_y = torch.arange(6).remainder(3), torch.arange(9).remainder(3)
+    return mk.TaskBatch(
+        normal(tasks, 6, 2, 9, 9), support_y.expand(tasks, 6), normal(tasks, 9, 2, 9, 9), query_y.expand(tasks, 9)
+    )
+
+
+def gradient(losses, parameters):
+    return torch.autograd.grad(losses.mean(), list(parameters), allow_unused=True)
+
+
+def assert_same(ours, theirs, tolerance=1e-10):
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
+
+
+def assert_equals_finite_differences(learner, batch, directions=4, h=1e-7):
+    """Central differences of the mean loss along random directions, against the gradient's inner product with them."""
+    parameters = [p for p in learner.parameters() if p.requires_grad]
+    grads = gradient(learner(batch), parameters)
+    generator = torch.Generator().manual_seed(2)
+    for _ in range(directions):
+        steps = [torch.randn(p.shape, generator=generator, dtype=p.dtype) for p in parameters]
+        values = []
+        for sign in (1, -1):
+            moved = copy.deepcopy(learner)
+            with torch.no_grad():
+                targets = [p for p in moved.parameters() if p.requires_grad]
+                for p, step in zip(targets, steps, strict=True):
+                    p += sign * h * step
+            values.append(moved(batch).mean().item())
+        slope = (values[0] - values[1]) / (2 * h)
+        predicted = sum((g * s).sum() for g, s in zip(grads, steps, strict=True)).item()
+        assert predicted == pytest.approx(slope, rel=1e-5, abs=1e-6)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5])
+@pytest.mark.parametrize("kind", MODELS)
+def test_second_order_maml_equals_plain_loop_and_finite_differences(kind, steps):
+    model, batch = make_model(kind), make_batch(kind)
+    learner = mk.MAML(model, rule=mk.SGD(lr=0.1), steps=steps)
+    weights = dict(model.named_parameters())
+    theirs = plain.maml_losses(NETWORKS[kind], weights, batch, steps=steps, rates=0.1)
+    ours = learner(batch)
+    assert_same([ours], [theirs])
+    assert_same(gradient(ours, weights.values()), gradient(theirs, weights.values()))
+    assert_equals_finite_differences(learner, batch)
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_first_order_maml_is_the_query_gradient_at_the_adapted_weights(kind):
+    model, batch = make_model(kind), make_batch(kind)
+    weights = dict(model.named_parameters())
+    first = gradient(mk.MAML(model, rule=mk.SGD(lr=0.1), steps=2, order=1)(batch), weights.values())
+    total = [torch.zeros_like(w) for w in weights.values()]
+    for sx, sy, qx, qy in zip(*batch.tensors, strict=True):
+        after = plain.adapted(NETWORKS[kind], weights, sx, sy, steps=2, rates=0.1, second=False)
+        after = {name: w.detach().requires_grad_() for name, w in after.items()}
+        grads = torch.autograd.grad(plain.loss_of(NETWORKS[kind](after, qx), qy), list(after.values()))
+        total = [t + g / TASKS for t, g in zip(total, grads, strict=True)]
+    assert_same(first, total)
+    second = gradient(mk.MAML(model, rule=mk.SGD(lr=0.1), steps=2)(batch), weights.values())
+    assert max((a - b).abs().max() for a, b in zip(first, second, strict=True)) > 1e-3
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_maml_on_a_quadratic_equals_its_closed_form(steps):
+    """A linear model has loss (w-a)'A(w-a)/2, so the meta-gradient is (I - lr A)^K times the query gradient at w_K."""
+    generator, lr, rows = torch.Generator().manual_seed(3), 0.05, 8
+    x = torch.randn(1, rows, 3, generator=generator, dtype=torch.float64)
+    y = torch.randn(1, rows, 1, generator=generator, dtype=torch.float64)
+    qx = torch.randn(1, rows, 3, generator=generator, dtype=torch.float64)
+    qy = torch.randn(1, rows, 1, generator=generator, dtype=torch.float64)
+    model = mk.models.MLP(3, [], 1).double()
+    parameters = [model.head.weight, model.head.bias]
+    ours = gradient(mk.MAML(model, rule=mk.SGD(lr), steps=steps)(mk.TaskBatch(x, y, qx, qy)), parameters)
+
+    def with_one(rows_of_x):
+        return torch.cat([rows_of_x[0], torch.ones(rows, 1, dtype=torch.float64)], 1)
+
+    a, b = with_one(x), with_one(qx)
+    w = torch.cat([model.head.weight.detach()[0], model.head.bias.detach()])
+    hessian = 2 / rows * a.T @ a
+    contraction = torch.linalg.matrix_power(torch.eye(4, dtype=torch.float64) - lr * hessian, steps)
+    minimum = torch.linalg.solve(hessian, 2 / rows * a.T @ y[0, :, 0])
+    adapted = minimum + contraction @ (w - minimum)
+    expected = contraction @ (2 / rows * b.T @ (b @ adapted - qy[0, :, 0]))
+    torch.testing.assert_close(torch.cat([ours[0][0], ours[1]]), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_anil_adapts_the_head_only(kind):
+    model, batch = make_model(kind), make_batch(kind)
+    learner = mk.MAML(model, rule=mk.SGD(lr=0.1), steps=3, adapt="head")
+    weights, names = dict(model.named_parameters()), ["head.weight", "head.bias"]
+    theirs = plain.maml_losses(NETWORKS[kind], weights, batch, steps=3, rates=0.1, names=names)
+    assert_same(gradient(learner(batch), weights.values()), gradient(theirs, weights.values()))
+    assert_equals_finite_differences(learner, batch)
+    assert set(learner.adapt(batch)) == set(names)
+
+
+@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize("kind", MODELS)
+def test_meta_sgd_equals_plain_loop(kind, order):
+    model, batch = make_model(kind), make_batch(kind)
+    learner = mk.MAML(model, rule=mk.LearnedSGD(lr=0.1), steps=2, order=order)
+    with torch.no_grad():
+        for rate in learner.rule.parameters():
+            rate.uniform_(-0.05, 0.2)
+    weights = dict(model.named_parameters())
+    rates = {name: learner.rule.rate(name) for name in weights}
+    theirs = plain.maml_losses(NETWORKS[kind], weights, batch, steps=2, rates=rates, second=order == 2)
+    everything = [*weights.values(), *rates.values()]
+    if order == 2:
+        assert_same(gradient(learner(batch), everything), gradient(theirs, everything))
+        assert_equals_finite_differences(learner, batch)
+    else:
+        torch.testing.assert_close(learner(batch), theirs)
+
+
+@pytest.mark.parametrize("rule", [mk.LearnedSGD(0.1, per="tensor", per_step=True), mk.LearnedSGD(0.1, per_step=True)])
+def test_rates_per_step_have_their_own_gradients(rule):
+    learner = mk.MAML(make_model("mlp"), rule=rule, steps=3)
+    batch = make_batch("mlp")
+    assert all(len(rate) == 3 for rate in learner.rule.parameters())
+    assert_equals_finite_differences(learner, batch)
+
+
+@pytest.mark.parametrize(
+    ("rule", "theirs"),
+    [
+        (mk.SGD(0.05), lambda p: torch.optim.SGD(p, lr=0.05)),
+        (mk.Momentum(0.05, momentum=0.8), lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.8)),
+        (mk.RMSProp(0.01, decay=0.9), lambda p: torch.optim.RMSprop(p, lr=0.01, alpha=0.9)),
+        (mk.Adam(0.01), lambda p: torch.optim.Adam(p, lr=0.01)),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_inner_rules_step_as_torch_optim_does_and_differentiate(rule, theirs):
+    model, batch = make_model("mlp"), make_batch("mlp")
+    learner = mk.MAML(model, rule=rule, steps=4)
+    adapted = learner.adapt(batch)
+    for t in range(TASKS):
+        alone = copy.deepcopy(model)
+        optimizer = theirs(list(alone.parameters()))
+        for _ in range(4):
+            optimizer.zero_grad()
+            ((alone(batch.support_x[t]) - batch.support_y[t]) ** 2).mean().backward()
+            optimizer.step()
+        for name, p in alone.named_parameters():
+            torch.testing.assert_close(adapted[name][t], p, rtol=1e-4, atol=1e-6)  # eps sits elsewhere
+    assert_equals_finite_differences(learner, batch)
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_reptile_moves_towards_the_mean_of_the_adapted_weights(kind):
+    model, batch = make_model(kind), make_batch(kind)
+    before = {name: p.detach().clone().requires_grad_() for name, p in model.named_parameters()}
+    ends = []
+    for sx, sy, qx, qy in zip(*batch.tensors, strict=True):
+        x, y = torch.cat([sx, qx]), torch.cat([sy, qy])
+        ends.append(plain.adapted(NETWORKS[kind], before, x, y, steps=4, rates=0.1, second=False))
+    learner = mk.Reptile(model, rule=mk.SGD(lr=0.1), steps=4)
+    torch.optim.SGD(model.parameters(), lr=0.5).zero_grad()
+    learner(batch).mean().backward()
+    torch.optim.SGD(model.parameters(), lr=0.5).step()
+    for name, p in model.named_parameters():
+        mean_end = torch.stack([end[name] for end in ends]).mean(0)
+        torch.testing.assert_close(p, before[name] + 0.5 * (mean_end - before[name]), rtol=1e-10, atol=1e-10)
+
+
+def test_protonet_equals_plain_loop_and_finite_differences():
+    batch = make_batch("convnet")
+    embedding = make_model("convnet")
+    embedding.head = torch.nn.Identity()
+    learner = mk.ProtoNet(embedding)
+    weights = dict(embedding.named_parameters())
+    theirs = plain.protonet_losses(plain.features, weights, batch)
+    assert_same([learner(batch)], [theirs])
+    assert_same(gradient(learner(batch), weights.values()), gradient(theirs, weights.values()))
+    assert_equals_finite_differences(learner, batch)
+
+
+def test_batch_norm_with_vmap_is_where_others_go_wrong_and_ours_does_not():
+    """The case in which `torch.func.vmap` over an affine batch norm returned a wrong meta-gradient, silently."""
+    torch.manual_seed(4)
+    model = mk.models.ConvNet(channels=1, size=8, width=3, blocks=1, outputs=2).double()
+    x = torch.randn(2, 4, 1, 8, 8, dtype=torch.float64)
+    y = torch.arange(4).remainder(2).expand(2, 4)
+    batch = mk.TaskBatch(x, y, x.flip(1), y.flip(1))
+    learner = mk.MAML(model, rule=mk.SGD(0.4), steps=1)
+    weights = dict(model.named_parameters())
+    theirs = plain.maml_losses(plain.convnet, weights, batch, steps=1, rates=0.4)
+    assert_same(gradient(learner(batch), weights.values()), gradient(theirs, weights.values()))
+
+
+@pytest.mark.parametrize("protocol", mk.learners.PROTOCOLS)
+def test_protocols_normalise_the_query_set_as_they_say(protocol):
+    model, batch = make_model("convnet"), make_batch("convnet")
+    learner = mk.MAML(model, rule=mk.SGD(lr=0.1), steps=2, protocol=protocol)
+    *_, ours = learner.outputs(batch)
+    rows = batch.support_x.shape[1]
+    for t, (sx, sy, qx, _) in enumerate(zip(*batch.tensors, strict=True)):
+        after = plain.adapted(plain.convnet, dict(model.named_parameters()), sx, sy, steps=2, rates=0.1)
+        if protocol == "transductive":
+            expected = plain.convnet(after, qx)
+        else:
+            alone = [plain.convnet(after, torch.cat([sx, q[None]]), statistics_rows=rows)[rows:] for q in qx]
+            expected = torch.cat(alone)
+        torch.testing.assert_close(ours[t], expected)
+    assert_equals_finite_differences(learner, batch)
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_chunks_change_nothing_but_memory(kind):
+    batch = make_batch(kind, tasks=5)
+    weights = []
+    for chunk in (1, 2, 5):
+        learner = mk.MAML(make_model(kind), rule=mk.SGD(lr=0.1), steps=2)
+        optimizer = torch.optim.SGD(learner.parameters(), lr=0.1)
+        mk.step.OuterStep(learner, optimizer, chunk=chunk)(batch)
+        weights.append([p.detach() for p in learner.parameters()])
+    assert_same(weights[0], weights[1], 1e-12)
+    assert_same(weights[0], weights[2], 1e-12)
+
+
+PLAIN_LAYERS = {
+    "layer norm": lambda: [torch.nn.Linear(2, 6), torch.nn.LayerNorm(6), torch.nn.Tanh(), torch.nn.Linear(6, 2)],
+    "batch norm": lambda: [
+        torch.nn.Linear(2, 6),
+        torch.nn.BatchNorm1d(6, track_running_stats=False),
+        torch.nn.Linear(6, 2),
+    ],
+    "mixed": lambda: [mk.nn.Linear(2, 6), torch.nn.PReLU(), torch.nn.Linear(6, 2)],
+}
+
+
+@pytest.mark.parametrize("layers", PLAIN_LAYERS.values(), ids=PLAIN_LAYERS.keys())
+def test_a_module_of_plain_torch_layers_is_handled_exactly(layers):
+    torch.manual_seed(5)
+    learner = mk.MAML(torch.nn.Sequential(*layers()).double(), rule=mk.SGD(0.1), steps=2)
+    assert not mk.inner.can_stack(learner.model)
+    assert_equals_finite_differences(learner, make_batch("mlp"))
+
+
+def test_a_flattening_module_is_not_mistaken_for_one_that_knows_tasks():
+    torch.manual_seed(6)
+    model = torch.nn.Sequential(mk.nn.ConvBlock(2, 3), torch.nn.Flatten(), mk.nn.Linear(48, 3)).double()
+    ours = torch.nn.Sequential(model[0], mk.nn.Flatten(), model[2])
+    assert mk.inner.can_stack(ours) and not mk.inner.can_stack(model)
+    batch = make_batch("convnet")
+    torch.testing.assert_close(mk.MAML(model, steps=2)(batch), mk.MAML(ours, steps=2)(batch))
+
+
+def test_layers_equal_torch_when_weights_are_not_stacked():
+    torch.manual_seed(7)
+    x = torch.randn(4, 2, 9, 7, dtype=torch.float64)
+    pairs = [
+        (mk.nn.Linear(7, 3), torch.nn.Linear(7, 3)),
+        (mk.nn.Conv2d(2, 3, 3, stride=2, padding=1), torch.nn.Conv2d(2, 3, 3, stride=2, padding=1)),
+        (mk.nn.Conv2d(2, 3, 1), torch.nn.Conv2d(2, 3, 1)),
+        (mk.nn.BatchNorm2d(2), torch.nn.BatchNorm2d(2, track_running_stats=False)),
+    ]
+    for ours, theirs in pairs:
+        ours, theirs = ours.double(), theirs.double()
+        theirs.load_state_dict(ours.state_dict())
+        torch.testing.assert_close(ours(x), theirs(x), rtol=1e-12, atol=1e-12)
+        for a, b in zip(gradient(ours(x).sin(), ours.parameters()), gradient(theirs(x).sin(), theirs.parameters())):
+            torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(9, 9), (8, 6), (2, 3)])
+def test_the_fused_block_is_exact_to_the_third_derivative(shape):
+    torch.manual_seed(8)
+    block = mk.nn.ConvBlock(2, 3).double()
+    with torch.no_grad():
+        block.norm.weight.copy_(torch.tensor([1.0, -0.7, 0.3]))
+        block.norm.bias.uniform_(-0.3, 0.3)
+    weights = {f"b.{name}": p for name, p in block.named_parameters()}
+    x = torch.randn(4, 2, *shape, dtype=torch.float64, requires_grad=True)
+    inputs = [x, *weights.values()]
+    assert torch.autograd.gradcheck(lambda *_: block(x), inputs)
+    assert torch.autograd.gradgradcheck(lambda *_: block(x), inputs)
+
+    def third(y):
+        for _ in range(2):
+            y = torch.autograd.grad(y.sin().sum(), inputs, create_graph=True)
+            y = torch.cat([part.flatten() for part in y])
+        return torch.autograd.grad(y.sin().sum(), inputs)
+
+    assert_same(third(block(x)), third(plain.block(weights, "b", x)), 1e-9)
+
+
+def test_stacked_convolution_is_exact_to_the_second_derivative():
+    torch.manual_seed(9)
+    x = torch.randn(2, 3, 2, 5, 5, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(2, 4, 2, 3, 3, dtype=torch.float64, requires_grad=True)
+    for stride, padding in ((1, 1), (2, 0)):
+        inputs = (x, weight)
+        assert torch.autograd.gradcheck(lambda a, b, s=stride, p=padding: mk.nn.convolve(a, b, s, p), inputs)
+        assert torch.autograd.gradgradcheck(lambda a, b, s=stride, p=padding: mk.nn.convolve(a, b, s, p), inputs)
