@@ -1,6 +1,6 @@
 """metakit: learn how machines learn to learn.
 
-    tasks.sample(T) -> TaskBatch -> learner(batch) -> losses [T] -> fit(...) -> evaluate(...)
+tasks.sample(T) -> TaskBatch -> learner(batch) -> losses [T] -> fit(...) -> evaluate(...)
 """
 
 from metakit import models, nn, tasks

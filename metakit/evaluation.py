@@ -102,7 +102,7 @@ def evaluate(
         raise ValueError(f"n_tasks must be at least 2 (an interval needs several), got {n_tasks!r}.")
     if chunk is not None and (not isinstance(chunk, int) or chunk < 1):
         raise ValueError(f"chunk must be a positive number of tasks, got {chunk!r}.")
-    protocol = check_protocol(protocol or getattr(learner, "protocol", "inductive"))
+    protocol = check_protocol(str(protocol or getattr(learner, "protocol", "inductive")))
     device = next(learner.parameters()).device
     losses: list[Tensor] = []
     accuracies: list[Tensor] = []
@@ -125,9 +125,7 @@ def _drawn(tasks: Any, n_tasks: int, seed: int, device: torch.device) -> Iterabl
         yield tasks.sample(min(_DRAWN_AT_ONCE, n_tasks - start), generator=generator, device=device)
 
 
-def _judge(
-    learner: Any, batch: TaskBatch, steps: int | None, protocol: str
-) -> tuple[Tensor, Tensor | None]:
+def _judge(learner: Any, batch: TaskBatch, steps: int | None, protocol: str) -> tuple[Tensor, Tensor | None]:
     """Loss and accuracy of each task after each step, ``[T, K + 1]``."""
     if not hasattr(learner, "outputs"):
         return learner(batch).cpu()[:, None], None

@@ -169,7 +169,7 @@ class LearnedSGD(nn.Module):
     def init_state(self, weights: Weights) -> None:
         missing = [name for name in weights if _key(name) not in self.rates]
         if missing:
-            raise ValueError(f"LearnedSGD has no rate for {missing[0]}. Let the learner prepare it, or call prepared().")
+            raise ValueError(f"LearnedSGD has no rate for {missing[0]}. Give it to a learner, or call prepared().")
 
     def step(self, weights: Weights, grads: Weights, state: None, k: int) -> tuple[Weights, None]:
         return {name: w - self.rate(name, k) * grads[name] for name, w in weights.items()}, None
@@ -231,8 +231,8 @@ def task_loss(outputs: Tensor, targets: Tensor) -> Tensor:
 def can_stack(model: nn.Module) -> bool:
     """Whether every layer of the model accepts weights stacked over tasks.
 
-    A module of your own qualifies by ``stacks_tasks = True`` as a class attribute: a promise that its ``forward`` treats
-    ``x [T, N, ...]`` task by task. Others are run one task at a time, exactly but slower.
+    A module of your own qualifies by ``stacks_tasks = True`` as a class attribute: a promise that its ``forward``
+    treats ``x [T, N, ...]`` task by task. Others are run one task at a time, exactly but slower.
     """
     return all(type(layer) in _STACKABLE or getattr(layer, "stacks_tasks", False) for layer in model.modules())
 
@@ -248,7 +248,7 @@ def check_model(model: nn.Module) -> None:
                 f"{where} keeps running statistics, which would carry one task's data into the next. "
                 "Use metakit.nn.BatchNorm2d, or pass track_running_stats=False."
             )
-        if isinstance(layer, nn.modules.lazy.LazyModuleMixin) and layer.has_uninitialized_params():
+        if any(isinstance(p, nn.parameter.UninitializedParameter) for p in layer.parameters(recurse=False)):
             raise ValueError(f"{where} has no weights yet. Run the model once on a row of data first.")
     if next(model.parameters(), None) is None:
         raise ValueError(f"{type(model).__name__} has no parameters, so there is nothing to learn.")

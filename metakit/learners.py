@@ -110,9 +110,7 @@ class MAML(nn.Module):
         for adapted in trajectory(self.model, weights, *batch.tensors[:2], **self._inner(steps)):
             yield _answer(self.model, adapted, batch, protocol or self.protocol)
 
-    def predict(
-        self, support_x: Tensor, support_y: Tensor, query_x: Tensor, *, steps: int | None = None
-    ) -> Tensor:
+    def predict(self, support_x: Tensor, support_y: Tensor, query_x: Tensor, *, steps: int | None = None) -> Tensor:
         """Adapt to the support set and answer the query rows, each by itself (inductive); see ``predict``."""
         return predict(self, support_x, support_y, query_x, steps=steps)
 
@@ -181,16 +179,15 @@ class Reptile(nn.Module):
             rows = TaskBatch.trusted(x, y, x, y, ways=batch.ways)
             adapted = self.inner.adapt(rows)
             value = check_losses(self.loss(run(self.model, adapted, x), y), batch)
-        distance = sum((initial[name] - w).square().flatten(1).sum(1) / 2 for name, w in adapted.items())
+        moves = [(initial[name] - w).square().flatten(1).sum(1) for name, w in adapted.items()]  # [T] for each tensor
+        distance = torch.stack(moves).sum(0) / 2
         return value + (distance - distance.detach())
 
     def outputs(self, batch: TaskBatch, steps: int | None = None, protocol: str | None = None) -> Iterator[Tensor]:
         """Yield the outputs for the query rows after 0, 1, ..., K inner steps, each ``[T, Q, ...]``."""
         yield from self.inner.outputs(batch, steps, protocol)
 
-    def predict(
-        self, support_x: Tensor, support_y: Tensor, query_x: Tensor, *, steps: int | None = None
-    ) -> Tensor:
+    def predict(self, support_x: Tensor, support_y: Tensor, query_x: Tensor, *, steps: int | None = None) -> Tensor:
         """Adapt to the support set and answer the query rows, each by itself (inductive); see ``predict``."""
         return predict(self, support_x, support_y, query_x, steps=steps)
 
@@ -264,7 +261,7 @@ def predict(
 
     Arguments:
         steps: inner steps, the learner's own number when left out.
-        protocol: ``"inductive"`` answers each query row by itself, ``"transductive"`` lets batch norm see them together.
+        protocol: ``"inductive"`` answers each query row by itself, ``"transductive"`` lets batch norm see them all.
 
     Raises:
         ValueError: if shapes, dtypes or values are not those of a task.
@@ -330,7 +327,8 @@ def _prepared(rule: Any, weights: dict[str, nn.Parameter], steps: int) -> nn.Mod
     rule = SGD() if rule is None else rule
     if not (isinstance(rule, nn.Module) and hasattr(rule, "init_state") and hasattr(rule, "step")):
         raise TypeError(f"rule must be an inner rule such as mk.SGD(lr=0.01), got {rule!r}.")
-    return rule.prepared(weights, steps) if hasattr(rule, "prepared") else rule
+    prepared: Callable[..., nn.Module] | None = getattr(rule, "prepared", None)
+    return rule if prepared is None else prepared(weights, steps)
 
 
 def _check_steps(steps: int) -> int:
@@ -351,7 +349,9 @@ def check_batch(learner: nn.Module, model: nn.Module, batch: TaskBatch) -> None:
     config = getattr(model, "config", {})
     row = tuple(x.shape[2:])
     if isinstance(model, MLP) and row != (config["inputs"],):
-        raise ValueError(f"MLP({config['inputs']}, ...) takes rows of {config['inputs']} numbers, got rows {list(row)}.")
+        raise ValueError(
+            f"MLP({config['inputs']}, ...) takes rows of {config['inputs']} numbers, got rows {list(row)}."
+        )
     if isinstance(model, ConvNet) and row != (config["channels"], config["size"], config["size"]):
         wanted = [config["channels"], config["size"], config["size"]]
         raise ValueError(f"this ConvNet takes images {wanted} (channels, height, width), got {list(row)}.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 from torch import Tensor, nn
@@ -40,7 +41,7 @@ class MLP(nn.Sequential):
         if activation not in _ACTIVATIONS:
             raise ValueError(f"activation must be one of {', '.join(_ACTIVATIONS)}, got {activation!r}.")
         super().__init__()
-        for i, (fan_in, fan_out) in enumerate(zip(sizes[:-2], sizes[1:-1], strict=True), start=1):
+        for i, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes[:-1]), start=1):
             self.add_module(f"linear{i}", Linear(fan_in, fan_out))
             self.add_module(f"{activation}{i}", _ACTIVATIONS[activation]())
         self.head = Linear(sizes[-2], outputs)

@@ -1,8 +1,8 @@
 """Ordinary torch layers that also accept weights stacked over tasks.
 
-Each layer is its torch namesake, with the same parameters and the same numbers. When its weights carry one more, leading
-dimension (``[T, out, in]`` instead of ``[out, in]``), its input carries it too (``[T, N, ...]``) and task t is computed
-with weights t. Every function here can be differentiated twice, exactly: that is what a second-order meta-gradient asks.
+Each layer is its torch namesake, with the same parameters and the same numbers. When its weights carry one more,
+leading dimension (``[T, out, in]`` instead of ``[out, in]``), its input carries it too (``[T, N, ...]``) and task t is
+computed with weights t. Every function here can be differentiated twice, exactly, as a second-order meta-gradient asks.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ class Linear(nn.Linear):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        weight, bias = self.weight, self.bias
+        weight = self.weight
+        bias: Tensor | None = self.bias
         if bias is not None and bias.dim() == 2:
             bias = bias.reshape(bias.shape[0], *[1] * (x.dim() - 2), bias.shape[1])
         if weight.dim() == 2:
@@ -58,21 +59,28 @@ class Conv2d(nn.Conv2d):
     """Two-dimensional convolution; with stacked weights, task t is convolved with kernels t.
 
     Shapes: ``x [N, C, H, W]`` or ``[T, N, C, H, W]``; ``weight [O, C, k, k]`` or ``[T, O, C, k, k]``.
-
-    Raises:
-        ValueError: for ``groups`` above 1 or a ``padding_mode`` other than zeros, which cannot be stacked exactly.
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: int, *, stride: int = 1, padding: int = 0, bias=True
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        stride: int = 1,
+        padding: int = 0,
+        bias: bool = True,
     ) -> None:
         super().__init__(in_channels, out_channels, kernel_size, stride=stride, padding=padding, bias=bias)
+        self.step, self.margin = stride, padding
+        # A CPU convolves with the channel innermost; kept so, the kernels need no copy at each call.
+        self.weight = nn.Parameter(self.weight.detach().contiguous(memory_format=torch.channels_last))
 
     def forward(self, x: Tensor) -> Tensor:
         weight, bias = self.weight, self.bias
         stacked, single = weight.dim() == 5, x.dim() == 4
         inputs = x if stacked else (x if single else x.flatten(0, 1))[None]
-        y = convolve(inputs, weight if stacked else weight[None], self.stride[0], self.padding[0])
+        y = convolve(inputs, weight if stacked else weight[None], self.step, self.margin)
         if not stacked:
             y = y[0] if single else y[0].unflatten(0, x.shape[:2])
         if bias is None:
@@ -109,8 +117,7 @@ class BatchNorm2d(nn.Module):
 class ConvBlock(nn.Module):
     """The papers' block: 3x3 convolution, batch norm, ReLU, 2x2 max pooling, the last three in one function.
 
-    The maximum of an increasing function is the function of the maximum, so pooling comes first here and the affine
-    part and the ReLU work on a quarter of the pixels. The convolution has no bias: batch norm would subtract it.
+    The convolution has no bias: batch norm would subtract it.
 
     Shapes: ``x [N, C, H, W]`` or ``[T, N, C, H, W]`` to ``[..., width, H // 2, W // 2]``.
 
@@ -123,10 +130,9 @@ class ConvBlock(nn.Module):
         self.norm = BatchNorm2d(width)
 
     def forward(self, x: Tensor) -> Tensor:
-        gamma, beta = self.norm.weight, self.norm.bias
-        sign = torch.where(gamma.detach() < 0, -1.0, 1.0).to(gamma.dtype)
-        z = pooled_norm(self.conv(x), sign, self.norm.eps)
-        return F.relu(z * _per_channel(gamma * sign, z) + _per_channel(beta, z))
+        tasks = x if x.dim() == 5 else x[None]
+        y = norm_relu_pool(self.conv(tasks), self.norm.weight, self.norm.bias, self.norm.eps)
+        return y if x.dim() == 5 else y[0]
 
 
 class Flatten(nn.Module):
@@ -164,13 +170,10 @@ def convolve(x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
 
 class _Convolve(torch.autograd.Function):
     @staticmethod
-    def forward(x, weight, stride, padding):
-        return _convolve(x, weight, stride, padding)
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        x, weight, ctx.stride, ctx.padding = inputs
+    def forward(ctx, x, weight, stride, padding):
+        ctx.stride, ctx.padding = stride, padding
         ctx.save_for_backward(x, weight)
+        return _convolve(x, weight, stride, padding)
 
     @staticmethod
     def backward(ctx, grad):
@@ -185,13 +188,10 @@ class _ConvolveData(torch.autograd.Function):
     """The gradient with respect to the data, itself linear in ``grad`` and in ``weight``."""
 
     @staticmethod
-    def forward(grad, weight, shape, stride, padding):
-        return _convolve_backward(grad, grad.new_empty(()).expand(shape), weight, stride, padding, data=True)
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        grad, weight, _, ctx.stride, ctx.padding = inputs
+    def forward(ctx, grad, weight, shape, stride, padding):
+        ctx.stride, ctx.padding = stride, padding
         ctx.save_for_backward(grad, weight)
+        return _convolve_backward(grad, grad.new_empty(()).expand(shape), weight, stride, padding, data=True)
 
     @staticmethod
     def backward(ctx, v):
@@ -206,13 +206,10 @@ class _ConvolveWeight(torch.autograd.Function):
     """The gradient with respect to the kernels, itself linear in ``grad`` and in ``x``."""
 
     @staticmethod
-    def forward(grad, x, shape, stride, padding):
-        return _convolve_backward(grad, x, grad.new_empty(()).expand(shape), stride, padding, data=False)
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        grad, x, _, ctx.stride, ctx.padding = inputs
+    def forward(ctx, grad, x, shape, stride, padding):
+        ctx.stride, ctx.padding = stride, padding
         ctx.save_for_backward(grad, x)
+        return _convolve_backward(grad, x, grad.new_empty(()).expand(shape), stride, padding, data=False)
 
     @staticmethod
     def backward(ctx, v):
@@ -224,26 +221,27 @@ class _ConvolveWeight(torch.autograd.Function):
 
 
 def _convolve(x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
-    if x.is_cuda and x.shape[0] > 1:
-        y = F.conv2d(_to_groups(x), weight.flatten(0, 1), stride=stride, padding=padding, groups=x.shape[0])
-        return _from_groups(y, x.shape[0])
-    tasks = zip(x, weight, strict=True)
-    return _stack_images([F.conv2d(_channels_last(a), b, stride=stride, padding=padding) for a, b in tasks])
+    count = len(x)
+    if x.is_cuda and count > 1:
+        y = F.conv2d(_to_groups(x), weight.flatten(0, 1), stride=stride, padding=padding, groups=count)
+        return _from_groups(y, count)
+    each = [F.conv2d(_channels_last(x[t]), weight[t], stride=stride, padding=padding) for t in range(count)]
+    return _stack_images(each)
 
 
 def _convolve_backward(grad: Tensor, x: Tensor, weight: Tensor, stride: int, padding: int, *, data: bool) -> Tensor:
     """Gradient of a convolution for its data or its kernels; of the one not used only the shape is read."""
     tail = [stride] * 2, [padding] * 2, [1, 1], False, [0, 0]
     mask = [data, not data, False]
-    if grad.is_cuda and grad.shape[0] > 1:
-        count = grad.shape[0]
+    count = len(grad)
+    if grad.is_cuda and count > 1:
         inputs, kernels = _to_groups(x), weight.flatten(0, 1)
         both = torch.ops.aten.convolution_backward(_to_groups(grad), inputs, kernels, None, *tail, count, mask)
         return _from_groups(both[0], count) if data else both[1].unflatten(0, (count, -1))
-    each = [
-        torch.ops.aten.convolution_backward(_channels_last(g), _channels_last(a), b, None, *tail, 1, mask)[not data]
-        for g, a, b in zip(grad, x, weight, strict=True)
-    ]
+    each = []
+    for t in range(count):
+        g, a = _channels_last(grad[t]), x[t] if data else _channels_last(x[t])
+        each.append(torch.ops.aten.convolution_backward(g, a, weight[t], None, *tail, 1, mask)[not data])
     return _stack_images(each) if data else _stack(each)
 
 
@@ -275,90 +273,114 @@ def _from_groups(y: Tensor, tasks: int) -> Tensor:
     return y.unflatten(1, (tasks, -1)).transpose(0, 1)
 
 
-# --- Standardise, then take the largest of each 2x2 patch: one function, with its derivatives in closed form. ---
+# --- Batch norm, ReLU and 2x2 max pooling as one function, with its derivatives in closed form. ---
 
 
-def pooled_norm(x: Tensor, sign: Tensor, eps: float) -> Tensor:
-    """``max over 2x2 patches of sign * (x - mean) / sqrt(var + eps)``, with statistics over each task and channel.
+def norm_relu_pool(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
+    """``max over 2x2 patches of relu(gamma xhat + beta)``, with xhat standardised over each task and channel.
 
-    ``sign`` is 1 or -1 per channel, ``[C]`` or ``[T, C]``: where batch norm multiplies by a negative number, the
-    smallest pixel is the one that wins. Shapes: ``x [..., N, C, H, W]`` to ``[..., N, C, H // 2, W // 2]``.
+    The maximum of an increasing function is the function of the maximum: so pooling comes first, and the rest works on
+    a quarter of the pixels. Where gamma is negative, the smallest pixel wins: there both change their sign.
+
+    Shapes: ``x [T, N, C, H, W]`` to ``[T, N, C, H // 2, W // 2]``; ``gamma`` and ``beta`` ``[C]`` or ``[T, C]``.
     """
+    shape = (x.shape[0], 1, x.shape[2], 1, 1)
+    if gamma.dim() == 2:
+        gamma, beta = gamma.view(shape), beta.view(shape)
+    else:
+        gamma, beta = gamma[:, None, None].expand(shape), beta[:, None, None].expand(shape)
     if _statistics_rows.get() is None:
-        tasks = x if x.dim() == 5 else x[None]
-        z = _PooledNorm.apply(tasks, sign, eps)[0]
-        return z if x.dim() == 5 else z[0]
-    xhat = _standardise(x, eps)
-    return F.max_pool2d((xhat * _per_channel(sign, xhat)).flatten(0, -4), 2).unflatten(0, x.shape[:-3])
+        return _NormReluPool.apply(x, gamma, beta, eps)[0]
+    sign = _sign(gamma)
+    z = F.max_pool2d((_standardise(x, eps) * sign).flatten(0, 1), 2).unflatten(0, x.shape[:2])
+    return F.relu(z * (gamma * sign) + beta)
 
 
-class _PooledNorm(torch.autograd.Function):
-    """``z = G xhat`` with ``xhat = r (x - <x>)``, ``r = sign / sqrt(<(x - <x>)^2> + eps)`` and G gathering the winners.
+def _sign(gamma: Tensor) -> Tensor:
+    """1 where gamma is zero, too: its gradient must not vanish there."""
+    return torch.where(gamma.detach() < 0, -1.0, 1.0).to(gamma.dtype)
 
-    ``<.>`` is the mean over the M rows and pixels of a task's channel, S the transpose of G (it scatters). xhat and r
-    are outputs too, so that the second derivative can reach x through them and x itself need not be kept:
 
-        dx = P(S dz) + P(dxhat) - r^2 xhat dr / M,   P(u) = r (u - <u> - xhat <u xhat>)
+class _NormReluPool(torch.autograd.Function):
+    """``y = relu(scale z + beta)``, ``z = G xhat``, ``xhat = r (x - <x>)``, ``r = sign / sqrt(<(x - <x>)^2> + eps)``.
+
+    sign is that of gamma, ``scale = sign gamma``; G gathers the winner of each patch, its transpose S scatters; ``<.>``
+    is the mean over the M rows and pixels of a task's channel. z, xhat and r are outputs too: the second derivative
+    reaches x through them, so x need not be kept.
+
+        dm = dy where y > 0,    dbeta = sum dm,    dgamma = sign sum dm z,
+        u = S(scale dm + dz) + dxhat,    dx = r (u - <u> - xhat <u xhat>) - r^2 xhat dr / M
     """
 
     @staticmethod
-    def forward(x, sign, eps):
+    def forward(ctx, x, gamma, beta, eps):
+        sign = _sign(gamma)
         if x.is_cuda:
             variance, mean = torch.var_mean(x, (1, 3, 4), correction=0, keepdim=True)
-            r = _per_channel(sign, x) * (variance + eps).rsqrt()
+            r = sign * (variance + eps).rsqrt()
             xhat = (x - mean) * r
         else:
-            signs = sign.expand(x.shape[0], -1)
-            each = [torch.native_batch_norm(a, b, None, None, None, True, 0.0, eps) for a, b in zip(x, signs, strict=True)]
+            signs = sign.view(x.shape[0], -1)
+            each = [torch.native_batch_norm(x[t], signs[t], None, None, None, True, 0.0, eps) for t in range(len(x))]
             xhat = _stack_images([out for out, _, _ in each])
-            r = (_stack([rsqrt for _, _, rsqrt in each]) * signs)[:, None, :, None, None]
+            r = sign * _stack([rsqrt for _, _, rsqrt in each]).view(sign.shape)
         z, index = F.max_pool2d(xhat.flatten(0, 1), 2, return_indices=True)
-        return z.unflatten(0, x.shape[:2]), xhat, r, index
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        z, xhat, r, index = output
+        z = z.unflatten(0, x.shape[:2])
+        y = torch.addcmul(beta, z, gamma * sign).relu_()
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(index)
-        ctx.save_for_backward(z, xhat, r, index)
+        ctx.save_for_backward(gamma, sign, y, z, xhat, r, index)
+        return y, z, xhat, r, index
 
     @staticmethod
-    def backward(ctx, dz, dxhat, dr, _):
-        z, xhat, r, index = ctx.saved_tensors
-        dx = None if dz is None else _PooledNormBackward.apply(dz, z, xhat, r, index)
+    def backward(ctx, dy, dz, dxhat, dr, _):
+        gamma, sign, y, z, xhat, r, index = ctx.saved_tensors
+        if dz is None and dxhat is None and dr is None:
+            if dy is None:
+                return None, None, None, None
+            return *_NormReluPoolBackward.apply(dy, gamma, sign, y, z, xhat, r, index), None
+        m = _count(xhat)
+        dm = torch.zeros_like(y) if dy is None else torch.ops.aten.threshold_backward(dy, y, 0)
+        to_z = dm * (gamma * sign) if dz is None else torch.addcmul(dz, dm, gamma * sign)
+        u, sum_u, sum_uxhat = _scatter(to_z, xhat, index), _sum(to_z), _sum(to_z * z)
         if dxhat is not None:
-            through_xhat = r * (dxhat - _mean(dxhat) - xhat * _mean(dxhat * xhat))
-            dx = through_xhat if dx is None else dx + through_xhat
-        if dr is not None:
-            through_r = -r.square() * xhat * (dr / _count(xhat))
-            dx = through_r if dx is None else dx + through_r
-        return dx, None, None
+            u, sum_u, sum_uxhat = u + dxhat, sum_u + _sum(dxhat), sum_uxhat + _sum(dxhat * xhat)
+        along_xhat = sum_uxhat if dr is None else sum_uxhat + r * dr
+        dx = r * torch.addcmul(u - sum_u / m, xhat, along_xhat / -m)
+        return dx, sign * _sum(dm * z), _sum(dm), None
 
 
-class _PooledNormBackward(torch.autograd.Function):
-    """``dx = P(S dz) = r (S dz - <S dz> - xhat <S dz xhat>)``; the means need the winners only."""
+class _NormReluPoolBackward(torch.autograd.Function):
+    """``dx``, ``dgamma`` and ``dbeta`` of ``_NormReluPool`` for dy alone; linear in dy.
+
+    With cotangents v, a and b of the three and ``e = G v - <v> - z <v xhat>``, the sum to be differentiated is
+    ``sum dm (r scale e + sign a z + b)``.
+    """
 
     @staticmethod
-    def forward(dz, z, xhat, r, index):
+    def forward(ctx, dy, gamma, sign, y, z, xhat, r, index):
+        ctx.save_for_backward(dy, gamma, sign, y, z, xhat, r, index)
         m = _count(xhat)
-        dx = _scatter(dz * r, xhat, index)
-        dx.addcmul_(xhat, _sum(dz * z) * r, value=-1 / m)
-        return dx.sub_(_sum(dz) * r / m)
+        dm = torch.ops.aten.threshold_backward(dy, y, 0)
+        dbeta, dscale, factor = _sum(dm), _sum(dm * z), r * (gamma * sign)
+        dx = _scatter(dm * factor, xhat, index)
+        dx.addcmul_(xhat, dscale * factor, value=-1 / m).sub_(dbeta * factor / m)
+        return dx, sign * dscale, dbeta
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
-        ctx.save_for_backward(*inputs)
-
-    @staticmethod
-    def backward(ctx, v):
-        dz, z, xhat, r, index = ctx.saved_tensors
-        m = _count(xhat)
-        gathered = v.flatten(0, 1).flatten(2).gather(2, index.flatten(2)).reshape(z.shape)
-        mean_u, mean_uxhat, mean_v, mean_vxhat = _sum(dz) / m, _sum(dz * z) / m, _mean(v), _mean(v * xhat)
-        to_dz = r * (gathered - mean_v - z * mean_vxhat)
-        to_xhat = -r * (mean_uxhat * v + mean_vxhat * _scatter(dz, xhat, index))
-        to_r = _sum(gathered * dz) - m * (mean_v * mean_u + mean_vxhat * mean_uxhat)
-        return to_dz, None, to_xhat, to_r, None
+    def backward(ctx, v, a, b):
+        dy, gamma, sign, y, z, xhat, r, index = ctx.saved_tensors
+        m, scale, a = _count(xhat), gamma * sign, a * sign
+        factor = r * scale
+        dm = torch.ops.aten.threshold_backward(dy, y, 0)
+        mean_v, mean_vxhat = _sum(v) / m, _sum(v * xhat) / m
+        e = _gather(v, index, z) - torch.addcmul(mean_v, z, mean_vxhat)
+        to_dm = torch.addcmul(torch.addcmul(b, z, a), e, factor)
+        to_factor = _sum(dm * e)
+        to_z = dm * (a - factor * mean_vxhat)
+        to_xhat = v * (factor * _sum(dm * z) / -m)
+        to_dy = torch.ops.aten.threshold_backward(to_dm, y, 0)
+        return to_dy, to_factor * r * sign, None, None, to_z, to_xhat, to_factor * scale, None
 
 
 def _count(x: Tensor) -> int:
@@ -369,12 +391,12 @@ def _sum(x: Tensor) -> Tensor:
     return x.sum((1, 3, 4), keepdim=True)
 
 
-def _mean(x: Tensor) -> Tensor:
-    return x.mean((1, 3, 4), keepdim=True)
-
-
 def _scatter(dz: Tensor, like: Tensor, index: Tensor) -> Tensor:
     """Each winner's value back at its pixel, zero elsewhere: ``[T, N, C, H // 2, W // 2]`` to ``[T, N, C, H, W]``."""
     window = [2, 2], [2, 2], [0, 0], [1, 1], False
     full = torch.ops.aten.max_pool2d_with_indices_backward(dz.flatten(0, 1), like.flatten(0, 1), *window, index)
     return full.unflatten(0, like.shape[:2])
+
+
+def _gather(v: Tensor, index: Tensor, like: Tensor) -> Tensor:
+    return v.flatten(0, 1).flatten(2).gather(2, index.flatten(2)).view(like.shape)

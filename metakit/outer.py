@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
 from metakit.checkpoint import read_checkpoint, write_checkpoint
@@ -121,13 +121,13 @@ def fit(
         compile: compile the whole outer step; where that cannot be done it says so once and goes on without.
         progress: show a bar with loss and rate once the run takes over two seconds.
         target: end as soon as the validation score is this good: an accuracy reached, or a loss.
-        validate_every: outer steps between validations on 100 tasks; a twentieth of the run when only a target is given.
+        validate_every: outer steps between validations on 100 tasks; with a target alone, a twentieth of the run.
         validation: the distribution that validation draws from; ``tasks`` when left out.
         checkpoint: file that keeps the whole state of the run, written every ``checkpoint_every`` steps and at the end.
         resume: go on from ``checkpoint`` if it is there; on a CPU the run ends bit for bit as if it had not been cut.
         callback: called with the ``Run`` after each outer step; may call ``run.stop()``.
-        chunk: tasks whose graphs are held at once; chosen by the device and the size of a task when left out. It changes
-            memory and time, not the result beyond rounding.
+        chunk: tasks whose graphs are held at once; chosen by the device and the size of a task when left out. It
+            changes memory and time, not the result beyond rounding.
 
     Raises:
         ValueError: if an option is out of its range, or the checkpoint is of another learner.
@@ -140,47 +140,37 @@ def fit(
         3
     """
     _check(learner, tasks, steps=steps, meta_batch=meta_batch, lr=lr, checkpoint_every=checkpoint_every, chunk=chunk)
-    if resume and checkpoint is None:
-        raise ValueError("resume=True needs checkpoint=, the file to go on from.")
     if target is not None and validate_every is None:
         validate_every = max(1, steps // 20)
     if validate_every is not None and validate_every < 1:
         raise ValueError(f"validate_every must be a positive number of outer steps, got {validate_every}.")
-    device = torch.device(device) if device is not None else next(learner.parameters()).device
+    place = next(learner.parameters()).device if device is None else torch.device(device)
 
-    # Step 1: initialise the learner's parameters: its module came with them; a checkpoint may replace them.
-    learner.to(device).train()
+    # Step 1: initialise the learner's parameters: its module came with them.
+    learner.to(place).train()
     # Step 2: choose the optimiser by the learner's kind.
     chosen = _optimizer(learner, optimizer, lr)
-    generator = torch.Generator(device).manual_seed(seed)
-    run = Run()
-    if resume and pathlib.Path(checkpoint).exists():
-        _restore(checkpoint, learner, chosen, generator, run)
-
+    state = _State(learner, chosen, torch.Generator(place).manual_seed(seed), run := Run())
+    if resume:
+        state.restore(checkpoint)
     outer_step = OuterStep(learner, chosen, compile=compile, chunk=chunk)
-    saved_at = run.step
-    with _interruptible(run), tqdm(total=steps, initial=run.step, delay=2, disable=not progress, unit="step") as bar:
+    with _interruptible(run), _bar(steps, run, progress) as bar:
         while run.step < steps and not run.ended:
-            batch = tasks.sample(meta_batch, generator=generator, device=device)
-            # Steps 3 and 4: learn each task with the learner as it is (inner loop), and improve it (outer step).
-            loss = outer_step(batch)
-            if not outer_step.finite:
-                _diverged(run, loss)
-            run.loss.append(loss)
-            bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+            batch = tasks.sample(meta_batch, generator=state.generator, device=place)
+            # Steps 3 and 4: learn each task with the learner as it is (the inner loop), and improve it.
+            run.loss.append(_finite(outer_step(batch), outer_step, run))
+            bar.set_postfix(loss=f"{run.loss[-1]:.3f}", refresh=False)
             bar.update()
             # Steps 5 and 6: evaluate, and adjust by the evaluation: here, whether to go on.
             if validate_every and (run.step % validate_every == 0 or run.step == steps):
                 _validate(learner, validation or tasks, run, target)
             if callback is not None:
                 callback(run)
-            if checkpoint and run.step - saved_at >= checkpoint_every:
-                _save(checkpoint, learner, chosen, generator, run)
-                saved_at = run.step
+            if run.step % checkpoint_every == 0:
+                state.save(checkpoint)
         # Step 7: repeat until the target is met or the steps are spent.
     run.ended = run.ended or "steps spent"
-    if checkpoint:
-        _save(checkpoint, learner, chosen, generator, run)
+    state.save(checkpoint)
     return run.history()
 
 
@@ -239,9 +229,12 @@ def _validate(learner: nn.Module, tasks: Any, run: Run, target: float | None) ->
         run.ended = run.ended or "target reached"
 
 
-def _diverged(run: Run, loss: float) -> None:
+def _finite(loss: float, outer_step: OuterStep, run: Run) -> float:
+    """The loss, if it and the meta-gradient are finite."""
+    if outer_step.finite:
+        return loss
     run.ended = "diverged"
-    what = f"the loss was {loss}" if not math.isfinite(loss) else "the meta-gradient was not finite"
+    what = "the meta-gradient was not finite" if math.isfinite(loss) else f"the loss was {loss}"
     raise DivergedError(
         f"At outer step {run.step + 1} {what}. Lower the outer lr, the inner lr or the number of inner steps. "
         f"The learner keeps the weights of step {run.step}.",
@@ -249,49 +242,54 @@ def _diverged(run: Run, loss: float) -> None:
     )
 
 
-def _save(
-    path: str | pathlib.Path,
-    learner: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    generator: torch.Generator,
-    run: Run,
-) -> None:
-    content = {
-        "kind": "run",
-        "learner": learner.state_dict(),
-        "name": type(learner).__name__,
-        "optimizer": optimizer.state_dict(),
-        "generator": generator.get_state(),
-        "torch_generator": torch.get_rng_state(),
-        "loss": run.loss,
-        "validation": run.validation,
-        "seconds": run.seconds,
-    }
-    write_checkpoint(path, content)
+def _bar(steps: int, run: Run, progress: bool) -> tqdm:
+    return tqdm(total=steps, initial=run.step, delay=2, mininterval=0.5, disable=not progress, unit="step")
 
 
-def _restore(
-    path: str | pathlib.Path,
-    learner: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    generator: torch.Generator,
-    run: Run,
-) -> None:
-    content = read_checkpoint(path, "run")
-    ours, theirs = learner.state_dict(), content["learner"]
-    same = ours.keys() == theirs.keys() and all(ours[name].shape == theirs[name].shape for name in ours)
-    if not same or content["name"] != type(learner).__name__:
-        odd = sorted(n for n in ours.keys() | theirs.keys() if n not in ours or n not in theirs) or [
-            n for n in ours if ours[n].shape != theirs[n].shape
-        ]
-        raise ValueError(
-            f"{path} is of another model: it holds a {content['name']}, this is a {type(learner).__name__}"
-            + (f", and they differ in {odd[0]}" if odd else "")
-            + ". Make the learner as it was, or start afresh with resume=False."
-        )
-    learner.load_state_dict(theirs)
-    optimizer.load_state_dict(content["optimizer"])
-    generator.set_state(content["generator"])
-    torch.set_rng_state(content["torch_generator"])
-    run.loss, run.validation = content["loss"], [tuple(v) for v in content["validation"]]
-    run.started -= content["seconds"]
+@dataclasses.dataclass(frozen=True)
+class _State:
+    """All that a run goes on from."""
+
+    learner: nn.Module
+    optimizer: torch.optim.Optimizer
+    generator: torch.Generator
+    run: Run
+
+    def save(self, path: str | pathlib.Path | None) -> None:
+        if path is None:
+            return
+        content = {
+            "kind": "run",
+            "name": type(self.learner).__name__,
+            "learner": self.learner.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "generator": self.generator.get_state(),
+            "torch_generator": torch.get_rng_state(),
+            "loss": self.run.loss,
+            "validation": self.run.validation,
+            "seconds": self.run.seconds,
+        }
+        write_checkpoint(path, content)
+
+    def restore(self, path: str | pathlib.Path | None) -> None:
+        if path is None:
+            raise ValueError("resume=True needs checkpoint=, the file to go on from.")
+        if not pathlib.Path(path).exists():
+            return
+        content = read_checkpoint(path, "run")
+        ours, theirs, name = self.learner.state_dict(), content["learner"], type(self.learner).__name__
+        names = ours.keys() | theirs.keys()
+        odd = sorted(n for n in names if n not in ours or n not in theirs or ours[n].shape != theirs[n].shape)
+        if odd or content["name"] != name:
+            where = f", and they differ in {odd[0]}" if odd else ""
+            raise ValueError(
+                f"{path} is of another model: it holds a {content['name']}, this is a {name}{where}. "
+                "Make the learner as it was, or start afresh with resume=False."
+            )
+        self.learner.load_state_dict(theirs)
+        self.optimizer.load_state_dict(content["optimizer"])
+        self.generator.set_state(content["generator"])
+        torch.set_rng_state(content["torch_generator"])
+        self.run.loss = content["loss"]
+        self.run.validation = [tuple(entry) for entry in content["validation"]]
+        self.run.started -= content["seconds"]

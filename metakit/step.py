@@ -35,7 +35,7 @@ class OuterStep:
     def __call__(self, batch: TaskBatch) -> float:
         """Take the step; return the mean loss before it."""
         parameters = list(self.parameters.values())
-        total: Tensor | float = 0.0
+        total = torch.zeros((), device=batch.device)
         self.optimizer.zero_grad(set_to_none=True)
         for piece in batch.chunks(self.chunk or chunk_size(batch)):
             loss, grads = self._gradient(piece)
@@ -88,9 +88,7 @@ class OuterStep:
         return torch.compile(graph, fullgraph=True, mode="reduce-overhead" if batch.device.type == "cuda" else None)
 
 
-def meta_gradient(
-    learner: Callable[[TaskBatch], Tensor], parameters: list[Tensor], batch: TaskBatch
-) -> Gradient:
+def meta_gradient(learner: Callable[[TaskBatch], Tensor], parameters: list[Tensor], batch: TaskBatch) -> Gradient:
     """The mean loss over the tasks of a batch, and its gradient (``None`` for a parameter that plays no part)."""
     with torch.enable_grad():
         loss = learner(batch).mean()

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import html
-import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import ipywidgets as ipw
 import torch
 from matplotlib.figure import Figure
-from torch import nn
 
 from metakit import plots
 from metakit.batch import TaskBatch
-from metakit.outer import History, Run, fit
+from metakit.outer import Run
 from metakit.tasks import Sinusoids
 
 _GRID = 101
@@ -90,7 +88,7 @@ class _Explorer:
         self.controls, self._compute, self._draw = controls, compute, draw
         self.record: Any = None
         self.error: Exception | None = None
-        self.picture = ipw.Image(format="png", layout={"max_width": "100%", "object_fit": "contain"})
+        self.picture = ipw.Image(format="png", layout={"width": "760px", "max_width": "100%", "height": "auto"})
         self.sentence = ipw.HTML()
         for control in controls.values():
             control.observe(self._changed, names="value")
@@ -101,14 +99,13 @@ class _Explorer:
             record = self._compute(**{name: control.value for name, control in self.controls.items()})
             fig = Figure()
             self._draw(fig, record)
-            self.picture.value = plots.png(fig, tight=False)
+            self.picture.value = plots.png(fig, compress=1)
         except Exception as error:  # Whatever it is, the reader must see it: a callback's traceback goes nowhere.
             self.error = error
             self._say(f"<b>This did not work.</b> {type(error).__name__}: {html.escape(str(error))}")
         else:
             self.record, self.error = record, None
             text = str(record)
-            self.picture.tooltip = text
             self._say(html.escape(text[0].upper() + text[1:]))
 
     def _changed(self, change: Any) -> None:
@@ -124,10 +121,13 @@ class AdaptationExplorer:
     Amplitude and phase go beyond the ranges of ``tasks``, so that one can see where learning to learn ends.
 
     Arguments:
-        learner: a trained learner for rows of one number.
+        learner: a trained learner for rows of one number, or several by name to choose from.
         tasks: the distribution it was trained on; that of the paper when left out.
 
     After each change ``.record`` is the ``plots.Adaptation`` shown, and ``.error`` the exception if there was one.
+
+    Raises:
+        ValueError: if there is no learner to show.
 
     Example:
         >>> import metakit as mk
@@ -138,11 +138,15 @@ class AdaptationExplorer:
     """
 
     def __init__(self, learner: Any, tasks: Sinusoids | None = None) -> None:
-        self.learner, self.tasks = learner, tasks or Sinusoids()
+        self.learners = dict(learner) if isinstance(learner, Mapping) else {"the learner": learner}
+        if not self.learners:
+            raise ValueError("learner must be a learner or several by name, got none.")
+        self.tasks = tasks or Sinusoids()
         self._view = _Explorer(self._make_controls(), self.compute, self.draw)
         again = ipw.Button(description="Other points", tooltip="Draw other support points of the same curve")
         again.on_click(self._other_points)
-        sliders = ipw.VBox([*(c for n, c in self.controls.items() if n != "seed"), again])
+        hidden = {"seed"} if len(self.learners) > 1 else {"seed", "learner"}
+        sliders = ipw.VBox([*(c for n, c in self.controls.items() if n not in hidden), again])
         self.widget = ipw.VBox([sliders, self._view.sentence, self._view.picture])
         self._view.refresh()
 
@@ -151,6 +155,7 @@ class AdaptationExplorer:
         real, whole = ipw.FloatSlider, ipw.IntSlider
         common: dict[str, Any] = {"style": _STYLE, "layout": _WIDE}
         return {
+            "learner": ipw.Dropdown(description="Learner", options=list(self.learners), **common),
             "amplitude": real(
                 description="Amplitude", min=low, max=1.6 * high, step=0.1, value=round(0.6 * high, 1), **common
             ),
@@ -164,7 +169,7 @@ class AdaptationExplorer:
 
     @property
     def controls(self) -> dict[str, Any]:
-        """The controls by name: amplitude, phase, shots, steps, seed. Setting a ``.value`` is moving it."""
+        """The controls by name: learner, amplitude, phase, shots, steps, seed. Setting a ``.value`` is moving it."""
         return self._view.controls
 
     @property
@@ -178,12 +183,18 @@ class AdaptationExplorer:
         return self._view.error
 
     def compute(
-        self, *, amplitude: float = 3.0, phase: float = 1.0, shots: int = 10, steps: int = 5, seed: int = 0
+        self,
+        *,
+        learner: str | None = None,
+        amplitude: float = 3.0,
+        phase: float = 1.0,
+        shots: int = 10,
+        steps: int = 5,
+        seed: int = 0,
     ) -> plots.Adaptation:
-        """The record for one setting of the controls; see ``adaptation``."""
-        return adaptation(
-            self.learner, self.tasks, amplitude=amplitude, phase=phase, shots=shots, steps=steps, seed=seed
-        )
+        """The record for one setting of the controls; see ``adaptation``. Left out, the first learner is shown."""
+        chosen = self.learners[next(iter(self.learners)) if learner is None else learner]
+        return adaptation(chosen, self.tasks, amplitude=amplitude, phase=phase, shots=shots, steps=steps, seed=seed)
 
     @staticmethod
     def draw(fig: Figure, record: plots.Adaptation) -> None:
@@ -212,6 +223,56 @@ def draw_adaptation_and_steps(fig: Figure, record: plots.Adaptation) -> None:
         ax.spines[["top", "right"]].set_visible(False)
     plots.draw_adaptation(left, record)
     plots.draw_steps(right, record)
+    for ax, at in ((left, -0.085), (right, -0.26)):  # Left to itself, matplotlib measures every label twice.
+        ax.set_title(ax.get_title(), y=1.0)
+        ax.xaxis.set_label_coords(0.5, -0.12)
+        ax.yaxis.set_label_coords(at, 0.5)
+
+
+class LiveCurve:
+    """The loss of a run, drawn while it goes on; what remains in the page is an ordinary picture.
+
+        with widgets.LiveCurve("Loss at each outer step; it falls.") as live:
+            mk.fit(learner, tasks, steps=3000, callback=live)
+
+    Arguments:
+        alt: what the picture shows, in a sentence.
+        every: seconds between two drawings.
+    """
+
+    def __init__(self, alt: str, *, every: float = 0.8) -> None:
+        self.alt, self.every = plots.check_alt(alt), every
+        self._run: Run | None = None
+        self._shown: Any = None
+        self._due = 0.0
+
+    def __enter__(self) -> LiveCurve:
+        return self
+
+    def __call__(self, run: Run) -> None:
+        """Draw, if it is time to: the callback of ``fit``."""
+        self._run = run
+        if time.perf_counter() >= self._due:
+            self._show()
+            self._due = time.perf_counter() + self.every
+
+    def __exit__(self, *exception: object) -> None:
+        from IPython.display import Markdown, display
+
+        if self._run is not None:
+            self._show()
+            display(Markdown(f"*Figure: {self.alt}*"))
+
+    def _show(self) -> None:
+        from IPython.display import Image, display
+
+        fig, ax = plots.figure()
+        plots.draw_history(ax, self._run)
+        picture = Image(plots.png(fig), alt=self.alt)
+        if self._shown is None:
+            self._shown = display(picture, display_id=True)
+        else:
+            self._shown.update(picture)
 
 
 def show_widget(widget: Any, instead: str) -> None:

@@ -7,6 +7,8 @@ import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 
+torch.set_num_threads(1)  # The tensors of the tests are small: threads would only wait for each other.
+
 
 @pytest.fixture(scope="session")
 def root():

@@ -23,13 +23,14 @@ FLOORS = {
     "outer": 5.5,  # half a floor up: an outer loop evaluates as it goes
     "search": 5.5,
     "plots": 6,
-    "__main__": 7,
+    "the package itself": 6.5,  # the front door serves those who use the rooms, not the rooms
     "cli": 7,
     "course": 7,
     "widgets": 7,
+    "__main__": 8,
 }
 HEAVY = ("matplotlib", "ipywidgets", "IPython", "jupyter_core", "sklearn", "pooch", "PIL", "typer")
-LONGEST_FILE, LONGEST_FUNCTION = 350, 50
+LONGEST_FILE, LONGEST_FUNCTION = 350, 40  # lines of code; of a function, below its signature
 
 
 def name_of(path):
@@ -99,7 +100,7 @@ def test_files_and_functions_stay_short(path):
     source = path.read_text(encoding="utf-8")
     module = ast.parse(source)
     functions = [node for node in ast.walk(module) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
-    lengths = {f.name: f.end_lineno - f.lineno + 1 - docstring_lines(f) for f in functions}
+    lengths = {f.name: f.end_lineno - f.body[0].lineno + 1 - docstring_lines(f) for f in functions}
     assert {name: length for name, length in lengths.items() if length > LONGEST_FUNCTION} == {}
     assert len(source.splitlines()) - docstring_lines(module) <= LONGEST_FILE
 
