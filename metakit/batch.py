@@ -24,7 +24,8 @@ class TaskBatch:
 
     Raises:
         TypeError: if a field is not a tensor.
-        ValueError: if shapes, dtypes or devices disagree, a set is empty, or a value is not finite.
+        ValueError: if shapes, dtypes or devices disagree, a set is empty, a value is not finite, or a class has no
+            support row.
 
     Example:
         >>> x = torch.linspace(-1, 1, 6).reshape(2, 3, 1)
@@ -42,8 +43,7 @@ class TaskBatch:
     def __post_init__(self) -> None:
         check_tasks(**{field: getattr(self, field) for field in _FIELDS})
         if self.ways is None and not self.support_y.is_floating_point():
-            largest = max(int(self.support_y.max()), int(self.query_y.max()))
-            object.__setattr__(self, "ways", largest + 1)
+            object.__setattr__(self, "ways", check_classes(self.support_y, self.query_y))
 
     @classmethod
     def trusted(
@@ -129,6 +129,21 @@ def check_tasks(support_x: Tensor, support_y: Tensor, query_x: Tensor, query_y: 
     _check_sides(given)
     for name, tensor in given.items():
         _check_values(name, tensor)
+
+
+def check_classes(*labels: Tensor) -> int:
+    """The number of classes N, if each class 0 to N - 1 is in every task's support set, the first of ``labels``."""
+    ways = max(int(y.max()) for y in labels) + 1
+    support_y = labels[0]
+    present = torch.zeros(support_y.shape[0], ways, dtype=torch.bool, device=support_y.device)
+    missing = (~present.scatter_(1, support_y, True)).nonzero()
+    if len(missing):
+        task, label = missing[0].tolist()
+        raise ValueError(
+            f"class {label} of task {task} has no support row. Number the classes of a task from 0 to N - 1, and give "
+            "each a row to learn from."
+        )
+    return ways
 
 
 def _check_sides(given: dict[str, Tensor]) -> None:

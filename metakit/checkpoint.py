@@ -52,7 +52,7 @@ def read_checkpoint(path: str | pathlib.Path, kind: str) -> dict[str, Any]:
         raise FileNotFoundError(f"there is no file {path}.")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError, ValueError) as error:
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError) as error:
         raise ValueError(f"{path} is damaged or not a metakit file: {error}. Use an earlier copy.") from error
     if not isinstance(content, dict) or content.get("kind") != kind:
         found = content.get("kind") if isinstance(content, dict) else type(content).__name__

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from metakit.batch import TaskBatch, check_tasks
+from metakit.batch import TaskBatch, check_classes, check_tasks
 from metakit.inner import (
     SGD,
     Loss,
@@ -271,7 +271,7 @@ def predict(
         support_x, support_y, query_x = support_x[None], support_y[None], query_x[None]
     check_tasks(support_x, support_y, query_x)
     unknown = support_y.new_zeros(query_x.shape[:2] + support_y.shape[2:])
-    ways = None if support_y.is_floating_point() else int(support_y.max()) + 1
+    ways = None if support_y.is_floating_point() else check_classes(support_y)
     batch = TaskBatch.trusted(support_x, support_y, query_x, unknown, ways=ways)
     answers = []
     with torch.no_grad():
@@ -349,9 +349,7 @@ def check_batch(learner: nn.Module, model: nn.Module, batch: TaskBatch) -> None:
     config = getattr(model, "config", {})
     row = tuple(x.shape[2:])
     if isinstance(model, MLP) and row != (config["inputs"],):
-        raise ValueError(
-            f"MLP({config['inputs']}, ...) takes rows of {config['inputs']} numbers, got rows {list(row)}."
-        )
+        raise ValueError(f"this MLP takes rows of {config['inputs']} numbers, got rows of shape {list(row)}.")
     if isinstance(model, ConvNet) and row != (config["channels"], config["size"], config["size"]):
         wanted = [config["channels"], config["size"], config["size"]]
         raise ValueError(f"this ConvNet takes images {wanted} (channels, height, width), got {list(row)}.")
