@@ -59,10 +59,12 @@ class Evaluation:
     def __str__(self) -> str:
         low, high = self.interval()
         mean, half = float(self.mean()[-1]), float(high[-1] - low[-1]) / 2
-        tasks = f"{self.protocol}, {len(self.score)} tasks, {self.score.shape[1] - 1} steps"
+        judged = f"{len(self.score)} tasks, {self.score.shape[1] - 1} inner steps"
+        lost = int((~torch.isfinite(self.loss[:, -1])).sum())
+        judged += f", {lost} of them diverged" if lost else ""
         if self.accuracy is None:
-            return f"loss {mean:.3f} +- {half:.3f} ({tasks})"
-        return f"accuracy {100 * mean:.2f} +- {100 * half:.2f} % ({tasks})"
+            return f"loss {mean:.3g} +- {half:.2g} ({judged})"
+        return f"accuracy {100 * mean:.2f} +- {100 * half:.2f} % ({self.protocol}, {judged})"
 
 
 def evaluate(

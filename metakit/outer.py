@@ -56,9 +56,14 @@ class DivergedError(RuntimeError):
 
 
 class Run:
-    """The live side of ``fit``, handed to its callback after each step: ``.step``, ``.loss`` and ``.stop()``."""
+    """The live side of ``fit``, for its callback after each step: ``.step`` of ``.steps``, ``.loss``, ``.stop()``.
 
-    def __init__(self) -> None:
+    Arguments:
+        steps: outer steps to do in all.
+    """
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
         self.loss: list[float] = []
         self.validation: list[tuple[int, float, float]] = []
         self.ended = ""
@@ -150,7 +155,7 @@ def fit(
     learner.to(place).train()
     # Step 2: choose the optimiser by the learner's kind.
     chosen = _optimizer(learner, optimizer, lr)
-    state = _State(learner, chosen, torch.Generator(place).manual_seed(seed), run := Run())
+    state = _State(learner, chosen, torch.Generator(place).manual_seed(seed), run := Run(steps))
     if resume:
         state.restore(checkpoint)
     outer_step = OuterStep(learner, chosen, compile=compile, chunk=chunk)
@@ -196,7 +201,8 @@ def _optimizer(learner: nn.Module, optimizer: Any, lr: float | None) -> torch.op
         return optimizer
     kind = optimizer or getattr(learner, "optimizer", torch.optim.Adam)
     lr = getattr(learner, "lr", 1e-3) if lr is None else lr
-    return kind([p for p in learner.parameters() if p.requires_grad], lr=lr)
+    options = {"fused": True} if kind in (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD) else {}
+    return kind([p for p in learner.parameters() if p.requires_grad], lr=lr, **options)
 
 
 @contextlib.contextmanager

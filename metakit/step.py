@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import functools
+import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.func import functional_call
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from metakit.batch import TaskBatch
 from metakit.learners import chunk_size
 
-Gradient = tuple[Tensor, list[Tensor | None]]
+# Numbers in a batch below which threads do not pay.
+_SMALL = 1 << 14
+
+Gradient = tuple[Tensor, Sequence[Tensor | None], Tensor]
 
 
 class OuterStep:
@@ -30,67 +36,123 @@ class OuterStep:
         self.parameters = {name: p for name, p in learner.named_parameters() if p.requires_grad}
         self.finite = True
         self._compile = compile
-        self._compiled: dict[Any, Callable[..., Gradient]] = {}
+        if all(p.device.type == "cpu" for p in self.parameters.values()):
+            _keep_freed_memory()
+        self._compiled: dict[Any, Callable[..., list[Tensor]]] = {}
 
     def __call__(self, batch: TaskBatch) -> float:
         """Take the step; return the mean loss before it."""
-        parameters = list(self.parameters.values())
-        total = torch.zeros((), device=batch.device)
-        self.optimizer.zero_grad(set_to_none=True)
+        with _threads_for(batch):
+            total = self._accumulate(batch)
+            if self.finite:
+                self.optimizer.step()
+        return total
+
+    def _accumulate(self, batch: TaskBatch) -> float:
+        """The mean loss; the meta-gradient is left in the parameters' ``grad``."""
+        total, self.finite = 0.0, True
+        for parameter in self.parameters.values():
+            parameter.grad = None
         for piece in batch.chunks(self.chunk or chunk_size(batch)):
-            loss, grads = self._gradient(piece)
+            loss, grads, size = self._gradient(piece)
             share = len(piece) / len(batch)
-            total = total + share * loss
-            for parameter, grad in zip(parameters, grads, strict=True):
+            total += share * float(loss)
+            self.finite = self.finite and math.isfinite(total) and math.isfinite(float(size))
+            for parameter, grad in zip(self.parameters.values(), grads, strict=True):
                 if grad is not None:
                     scaled = grad if share == 1 else share * grad
                     parameter.grad = scaled if parameter.grad is None else parameter.grad.add_(scaled)
-        # A sum is finite only if every term is, and it costs one number a tensor.
-        sums = [total, *(p.grad.sum() for p in parameters if p.grad is not None)]
-        self.finite = bool(torch.isfinite(torch.stack([s.detach().float() for s in sums])).all())
-        if self.finite:
-            self.optimizer.step()
-        return float(total)
+        return total
 
     def _gradient(self, batch: TaskBatch) -> Gradient:
-        if not self._compile:
-            return meta_gradient(self.learner, list(self.parameters.values()), batch)
-        key = (batch.ways, *((t.shape, t.dtype) for t in batch.tensors))
-        arguments = [p.detach() for p in self.parameters.values()], list(batch.tensors)
-        with torch.no_grad():
+        if self._compile:
+            key = (batch.ways, *((t.shape, t.dtype) for t in batch.tensors))
+            arguments = [*(p.detach() for p in self.parameters.values()), *batch.tensors]
             try:
-                if key not in self._compiled:
-                    self._compiled[key] = self._trace(batch, *arguments)
-                return self._compiled[key](*arguments)
+                with torch.no_grad():
+                    if key not in self._compiled:
+                        self._compiled[key] = self._compile_for(batch, arguments)
+                    loss, size, *grads = self._compiled[key](*arguments)
+                return loss, grads, size
             except Exception as error:
-                reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-                warnings.warn(f"compile=True is not possible here, going on without: {reason}", stacklevel=4)
+                lines = str(error).strip().splitlines() or [type(error).__name__]
+                warnings.warn(f"compile=True is not possible here, going on without: {lines[0]}", stacklevel=4)
                 self._compile = False
         return meta_gradient(self.learner, list(self.parameters.values()), batch)
 
-    def _trace(self, batch: TaskBatch, parameters: list[Tensor], tensors: list[Tensor]) -> Callable[..., Gradient]:
-        """The meta-gradient as one compiled function of parameters and data.
+    def _compile_for(self, batch: TaskBatch, arguments: list[Tensor]) -> Callable[..., list[Tensor]]:
+        """The meta-gradient as one compiled function of parameters and data, ``-> [loss, norm, *grads]``.
 
         Tracing it whole, inner gradients included, leaves plain tensor operations that a compiler can fuse.
         """
+        import torch._inductor
+        from torch.fx.experimental.proxy_tensor import make_fx  # a second to import, for those who compile
 
-        def gradient(parameters: list[Tensor], tensors: list[Tensor]) -> Gradient:
-            leaves = [p.detach().requires_grad_() for p in parameters]
+        count = len(self.parameters)
+
+        def gradient(*arguments: Tensor) -> list[Tensor | None]:
+            leaves = [p.detach().requires_grad_() for p in arguments[:count]]
             stand_ins = dict(zip(self.parameters, leaves, strict=True))
 
             def losses(piece: TaskBatch) -> Tensor:
                 return functional_call(self.learner, stand_ins, (piece,))
 
-            return meta_gradient(losses, leaves, TaskBatch.trusted(*tensors, ways=batch.ways))
+            loss, grads, size = meta_gradient(losses, leaves, TaskBatch.trusted(*arguments[count:], ways=batch.ways))
+            return [loss, size, *grads]
 
-        graph = make_fx(gradient)(parameters, tensors)
-        # Small tasks on a GPU are bound by the time to launch each kernel; a CUDA graph launches them all at once.
-        return torch.compile(graph, fullgraph=True, mode="reduce-overhead" if batch.device.type == "cuda" else None)
+        graph = _turn_thin_products(make_fx(gradient)(*arguments))
+        if batch.device.type == "cuda":
+            # Small tasks are bound by the time to launch each kernel; a CUDA graph launches them all at once.
+            return torch.compile(graph, fullgraph=True, mode="reduce-overhead")
+        return torch._inductor.compile(graph, [*arguments])
+
+
+@contextlib.contextmanager
+def _threads_for(batch: TaskBatch) -> Iterator[None]:
+    """One thread while the tasks are small: several would spend their time waiting for each other."""
+    before = torch.get_num_threads()
+    if batch.device.type != "cpu" or before == 1 or batch.support_x.numel() + batch.query_x.numel() > _SMALL:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@functools.cache
+def _keep_freed_memory() -> None:
+    """Ask glibc to keep freed blocks instead of handing them back to the system.
+
+    Each step frees and asks again for the same tens of megabytes; mapped afresh, every page of them costs a fault.
+    Elsewhere than on Linux with glibc nothing is done.
+    """
+    trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
+    with contextlib.suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+        mallopt(trim_threshold, 1 << 30)
+        mallopt(mmap_threshold, 1 << 25)
+
+
+def _turn_thin_products(graph: fx.GraphModule) -> fx.GraphModule:
+    """Compute ``A B`` as ``(B^T A^T)^T`` where it has fewer columns than rows: a CPU's library is faster that way."""
+    bmm, transpose = torch.ops.aten.bmm.default, torch.ops.aten.transpose.int
+    for node in list(graph.graph.nodes):
+        if node.target is bmm and node.meta["val"].shape[2] < node.meta["val"].shape[1]:
+            with graph.graph.inserting_before(node):
+                turned = [graph.graph.call_function(transpose, (factor, 1, 2)) for factor in reversed(node.args)]
+                product = graph.graph.call_function(bmm, tuple(turned))
+                node.replace_all_uses_with(graph.graph.call_function(transpose, (product, 1, 2)))
+            graph.graph.erase_node(node)
+    graph.recompile()
+    return graph
 
 
 def meta_gradient(learner: Callable[[TaskBatch], Tensor], parameters: list[Tensor], batch: TaskBatch) -> Gradient:
-    """The mean loss over the tasks of a batch, and its gradient (``None`` for a parameter that plays no part)."""
+    """The mean loss over the tasks of a batch, its gradient (``None`` for a parameter that plays no part), its norm."""
     with torch.enable_grad():
         loss = learner(batch).mean()
         grads = torch.autograd.grad(loss, parameters, allow_unused=True)
-    return loss.detach(), list(grads)
+    norms = torch._foreach_norm([grad.detach() for grad in grads if grad is not None])
+    return loss.detach(), list(grads), torch.stack(norms).sum()
