@@ -48,7 +48,7 @@ def main() -> None:
     # JAX takes seconds a step here: XLA has no fast convolution with a kernel per task for a CPU. Ask for it by name.
     parser.set_defaults(contenders=[name for name in peers.CONTENDERS if name != "jax"])
     options = parser.parse_args()
-    rounds, burst = (2, 1) if options.quick else (12, 3)
+    rounds, burst = (2, 1) if options.quick else (6, 2)
     rows, sections, facts = [], [], {}
     for problem in PROBLEMS:
         for keep_pages in (False, True) if options.device == "cpu" else (False,):

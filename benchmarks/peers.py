@@ -86,7 +86,7 @@ class TorchContender:
 def _metakit(problem: Problem, device: str, *, compile: bool = False) -> TorchContender:
     rule = mk.SGD(lr=problem.lr)
     learner = mk.MAML(model(problem), rule=rule, steps=problem.steps, order=problem.order).to(device)
-    optimizer = torch.optim.Adam(learner.parameters(), lr=OUTER_LR)
+    optimizer = torch.optim.Adam(learner.parameters(), lr=OUTER_LR, fused=True)
     outer_step, tasks = OuterStep(learner, optimizer, compile=compile), batch(problem).to(device)
     return TorchContender(dict(learner.model.named_parameters()), optimizer, lambda: outer_step(tasks))
 
@@ -123,7 +123,7 @@ def _loss(outputs: Tensor, targets: Tensor) -> Tensor:
 
 def _contender(net: nn.Module, meta_backward: Callable[[], float]) -> TorchContender:
     """The outer step around ``meta_backward``, which adds the meta-gradient to ``.grad`` and returns the mean loss."""
-    optimizer = torch.optim.Adam(net.parameters(), lr=OUTER_LR)
+    optimizer = torch.optim.Adam(net.parameters(), lr=OUTER_LR, fused=True)
 
     def step() -> float:
         optimizer.zero_grad(set_to_none=True)

@@ -49,12 +49,9 @@ class Linear(nn.Linear):
             bias = bias.reshape(bias.shape[0], *[1] * (x.dim() - 2), bias.shape[1])
         if weight.dim() == 2:
             return F.linear(x, weight, bias) if bias is None or bias.dim() == 1 else F.linear(x, weight) + bias
-        rows = x.flatten(1, -2)
-        if 1 in weight.shape[1:]:  # A product or a sum of products: a compiler fuses it, where a matrix product waits.
-            y = rows * weight.mT if weight.shape[2] == 1 else (rows * weight).sum(-1, keepdim=True)
-        else:
-            y = torch.bmm(rows, weight.mT)
-        y = y.view(*x.shape[:-1], weight.shape[1])
+        if x.dim() == 3:
+            return torch.bmm(x, weight.mT) if bias is None else torch.baddbmm(bias, x, weight.mT)
+        y = torch.bmm(x.flatten(1, -2), weight.mT).unflatten(1, x.shape[1:-1])
         return y if bias is None else y + bias
 
 

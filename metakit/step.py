@@ -100,7 +100,7 @@ class OuterStep:
             loss, grads, size = meta_gradient(losses, leaves, TaskBatch.trusted(*arguments[count:], ways=batch.ways))
             return [loss, size, *grads]
 
-        graph = _turn_thin_products(make_fx(gradient)(*arguments))
+        graph = _rewrite_products(make_fx(gradient)(*arguments))
         if batch.device.type == "cuda":
             # Small tasks are bound by the time to launch each kernel; a CUDA graph launches them all at once.
             return torch.compile(graph, fullgraph=True, mode="reduce-overhead")
@@ -135,16 +135,31 @@ def _keep_freed_memory() -> None:
         mallopt(mmap_threshold, 1 << 25)
 
 
-def _turn_thin_products(graph: fx.GraphModule) -> fx.GraphModule:
-    """Compute ``A B`` as ``(B^T A^T)^T`` where it has fewer columns than rows: a CPU's library is faster that way."""
-    bmm, transpose = torch.ops.aten.bmm.default, torch.ops.aten.transpose.int
-    for node in list(graph.graph.nodes):
-        if node.target is bmm and node.meta["val"].shape[2] < node.meta["val"].shape[1]:
-            with graph.graph.inserting_before(node):
-                turned = [graph.graph.call_function(transpose, (factor, 1, 2)) for factor in reversed(node.args)]
-                product = graph.graph.call_function(bmm, tuple(turned))
-                node.replace_all_uses_with(graph.graph.call_function(transpose, (product, 1, 2)))
-            graph.graph.erase_node(node)
+def _rewrite_products(graph: fx.GraphModule) -> fx.GraphModule:
+    """Replace products that a CPU's library is slow at: of vectors, by sums that can be fused; tall ones, turned.
+
+    A product of fewer columns than rows is computed as ``A B = (B^T A^T)^T``.
+    """
+    aten, nodes = torch.ops.aten, graph.graph
+    for node in list(nodes.nodes):
+        if node.target not in (aten.bmm.default, aten.baddbmm.default) or node.kwargs:
+            continue
+        *bias, a, b = node.args
+        (_, rows, inner), columns = a.meta["val"].shape, b.meta["val"].shape[2]
+        with nodes.inserting_before(node):
+            if inner == 1:
+                product = nodes.call_function(aten.mul.Tensor, (a, b))
+            elif columns == 1:
+                each = nodes.call_function(aten.mul.Tensor, (a, nodes.call_function(aten.transpose.int, (b, 1, 2))))
+                product = nodes.call_function(aten.sum.dim_IntList, (each, [2], True))
+            elif columns < rows:
+                turned = tuple(nodes.call_function(aten.transpose.int, (factor, 1, 2)) for factor in (b, a))
+                product = nodes.call_function(aten.transpose.int, (nodes.call_function(aten.bmm.default, turned), 1, 2))
+            else:
+                continue
+            result = nodes.call_function(aten.add.Tensor, (product, *bias)) if bias else product
+        node.replace_all_uses_with(result)
+        nodes.erase_node(node)
     graph.recompile()
     return graph
 
