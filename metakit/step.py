@@ -60,8 +60,7 @@ class OuterStep:
             self.finite = self.finite and math.isfinite(total) and math.isfinite(float(size))
             for parameter, grad in zip(self.parameters.values(), grads, strict=True):
                 if grad is not None:
-                    scaled = grad if share == 1 else share * grad
-                    parameter.grad = scaled if parameter.grad is None else parameter.grad.add_(scaled)
+                    _add_gradient(parameter, grad, share)
         return total
 
     def _gradient(self, batch: TaskBatch) -> Gradient:
@@ -105,6 +104,16 @@ class OuterStep:
             # Small tasks are bound by the time to launch each kernel; a CUDA graph launches them all at once.
             return torch.compile(graph, fullgraph=True, mode="reduce-overhead")
         return torch._inductor.compile(graph, [*arguments])
+
+
+def _add_gradient(parameter: nn.Parameter, grad: Tensor, share: float) -> None:
+    """Add to the parameter's gradient, kept in its own memory layout: fused optimisers pair numbers by their place."""
+    if share == 1 and grad.stride() == parameter.stride():
+        parameter.grad = grad
+        return
+    if parameter.grad is None:
+        parameter.grad = torch.zeros_like(parameter)
+    parameter.grad.add_(grad, alpha=share)
 
 
 @contextlib.contextmanager
