@@ -76,7 +76,7 @@ def main() -> None:
     options = parser.parse_args()
     record, facts = {}, {}
     for network in NETWORKS:
-        rounds, burst = (2, 1) if options.quick else (5, 20 if network == "mlp" else 1)
+        rounds, burst = (2, 1) if options.quick else (4, 10 if network == "mlp" else 1)
         setup = measure.Setup(options.device, options.threads, rounds, burst)
         for axis, grid in problems(network).items():
             rows = record[network, axis] = []

@@ -111,7 +111,7 @@ def evaluate(
     batches = [tasks] if isinstance(tasks, TaskBatch) else _drawn(tasks, n_tasks, seed, device)
     with torch.no_grad(), tqdm(total=n_tasks, unit="task", delay=2, disable=not progress) as bar:
         for batch in batches:
-            for piece in batch.chunks(chunk or chunk_size(batch)):
+            for piece in batch.chunks(chunk or chunk_size(batch.support_x, batch.query_x)):
                 loss, accuracy = _judge(learner, piece, steps, protocol)
                 losses.append(loss)
                 if accuracy is not None:

@@ -96,12 +96,15 @@ class MAML(nn.Module):
 
     def adapt(self, batch: TaskBatch, steps: int | None = None) -> Weights:
         """The weights adapted to each task's support set, stacked: ``{name: [T, ...]}``."""
+        check_batch(self, self.model, batch)
         return adapt(self.model, stacked(self.initial, len(batch)), *batch.tensors[:2], **self._inner(steps))
 
-    def forward(self, batch: TaskBatch) -> Tensor:
-        check_batch(self, self.model, batch)
-        weights = self.adapt(batch)
+    def judge(self, weights: Weights, batch: TaskBatch) -> Tensor:
+        """The query loss of each task under adapted weights, ``[T]``."""
         return check_losses(self.loss(_answer(self.model, weights, batch, self.protocol), batch.query_y), batch)
+
+    def forward(self, batch: TaskBatch) -> Tensor:
+        return self.judge(self.adapt(batch), batch)
 
     def outputs(self, batch: TaskBatch, steps: int | None = None, protocol: str | None = None) -> Iterator[Tensor]:
         """Yield the outputs for the query rows after 0, 1, ..., K inner steps, each ``[T, Q, ...]``."""
@@ -275,17 +278,16 @@ def predict(
     batch = TaskBatch.trusted(support_x, support_y, query_x, unknown, ways=ways)
     answers = []
     with torch.no_grad():
-        for chunk in batch.chunks(chunk_size(batch)):
+        for chunk in batch.chunks(chunk_size(support_x, query_x)):
             for outputs in learner.outputs(chunk, steps, protocol):
                 answer = outputs
             answers.append(answer)
     return torch.cat(answers)[0] if single else torch.cat(answers)
 
 
-def chunk_size(batch: TaskBatch) -> int | None:
-    """Tasks to run at once: all of them on a GPU, a few on a CPU, whose caches a batch of images would overflow."""
-    per_task = batch.support_x[0].numel() + batch.query_x[0].numel()
-    return None if batch.support_x.is_cuda else max(1, 32_768 // per_task)
+def chunk_size(*inputs: Tensor) -> int | None:
+    """Tasks to run at once: all of them on a GPU, a few on a CPU, whose caches the images of many would overflow."""
+    return None if inputs[0].is_cuda else max(1, 32_768 // sum(x[0].numel() for x in inputs))
 
 
 def uses_batch_norm(module: nn.Module) -> bool:

@@ -242,7 +242,7 @@ def _convolve_backward(grad: Tensor, x: Tensor, weight: Tensor, stride: int, pad
     for t in range(count):
         g, a = _channels_last(grad[t]), x[t] if data else _channels_last(x[t])
         each.append(torch.ops.aten.convolution_backward(g, a, weight[t], None, *tail, 1, mask)[not data])
-    return _stack_images(each) if data else _stack(each)
+    return _stack_images(each)
 
 
 def _channels_last(x: Tensor) -> Tensor:

@@ -53,7 +53,9 @@ class OuterStep:
         total, self.finite = 0.0, True
         for parameter in self.parameters.values():
             parameter.grad = None
-        for piece in batch.chunks(self.chunk or chunk_size(batch)):
+        apart = not self._compile and hasattr(self.learner, "judge")
+        held = (batch.support_x,) if apart else (batch.support_x, batch.query_x)
+        for piece in batch.chunks(self.chunk or chunk_size(*held)):
             loss, grads, size = self._gradient(piece)
             share = len(piece) / len(batch)
             total += share * float(loss)
@@ -77,7 +79,8 @@ class OuterStep:
                 lines = str(error).strip().splitlines() or [type(error).__name__]
                 warnings.warn(f"compile=True is not possible here, going on without: {lines[0]}", stacklevel=4)
                 self._compile = False
-        return meta_gradient(self.learner, list(self.parameters.values()), batch)
+        chunk = self.chunk or chunk_size(batch.query_x) if hasattr(self.learner, "judge") else None
+        return meta_gradient(self.learner, list(self.parameters.values()), batch, chunk=chunk)
 
     def _compile_for(self, batch: TaskBatch, arguments: list[Tensor]) -> Callable[..., list[Tensor]]:
         """The meta-gradient as one compiled function of parameters and data, ``-> [loss, norm, *grads]``.
@@ -173,10 +176,46 @@ def _rewrite_products(graph: fx.GraphModule) -> fx.GraphModule:
     return graph
 
 
-def meta_gradient(learner: Callable[[TaskBatch], Tensor], parameters: list[Tensor], batch: TaskBatch) -> Gradient:
-    """The mean loss over the tasks of a batch, its gradient (``None`` for a parameter that plays no part), its norm."""
+def meta_gradient(
+    learner: Callable[[TaskBatch], Tensor], parameters: list[Tensor], batch: TaskBatch, *, chunk: int | None = None
+) -> Gradient:
+    """The mean loss over the tasks of a batch, its gradient (``None`` for a parameter that plays no part), its norm.
+
+    With ``chunk``, a learner that adapts and judges has its query sets judged so many tasks at a time.
+    """
     with torch.enable_grad():
-        loss = learner(batch).mean()
-        grads = torch.autograd.grad(loss, parameters, allow_unused=True)
+        if chunk is None or chunk >= len(batch):
+            loss = learner(batch).mean()
+            grads: Sequence[Tensor | None] = torch.autograd.grad(loss, parameters, allow_unused=True)
+        else:
+            loss, grads = _pull_back(learner, parameters, batch, chunk)
     norms = torch._foreach_norm([grad.detach() for grad in grads if grad is not None])
-    return loss.detach(), list(grads), torch.stack(norms).sum()
+    return loss.detach(), grads, torch.stack(norms).sum()
+
+
+def _pull_back(
+    learner: Any, parameters: list[Tensor], batch: TaskBatch, chunk: int
+) -> tuple[Tensor, list[Tensor | None]]:
+    """The same loss and gradient in two parts: back to the adapted weights, then back through the inner steps.
+
+    Only the support sets, small and all at once, need a graph of a graph; the query sets, large, are taken to first
+    order, a chunk of tasks at a time, and one vector-Jacobian product pulls what they say back to the start.
+    """
+    adapted = learner.adapt(batch)
+    loss, upstream = torch.zeros((), device=batch.device), []
+    direct: list[Tensor | None] = [None] * len(parameters)
+    for start in range(0, len(batch), chunk):
+        leaves = [w[start : start + chunk].detach().requires_grad_() for w in adapted.values()]
+        piece = batch[start : start + chunk]
+        value = learner.judge(dict(zip(adapted, leaves, strict=True)), piece).sum() / len(batch)
+        grads = torch.autograd.grad(value, [*leaves, *parameters], allow_unused=True)
+        upstream.append([torch.zeros_like(w) if g is None else g for w, g in zip(leaves, grads, strict=False)])
+        direct = [_plus(a, b) for a, b in zip(direct, grads[len(leaves) :], strict=True)]
+        loss = loss + value.detach()
+    outer = [torch.cat(parts) for parts in zip(*upstream, strict=True)]
+    pulled = torch.autograd.grad(list(adapted.values()), parameters, outer, allow_unused=True)
+    return loss, [_plus(a, b) for a, b in zip(direct, pulled, strict=True)]
+
+
+def _plus(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    return b if a is None else a if b is None else a + b

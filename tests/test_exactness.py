@@ -246,16 +246,30 @@ def test_protocols_normalise_the_query_set_as_they_say(protocol):
 
 
 @pytest.mark.parametrize("kind", MODELS)
-def test_chunks_change_nothing_but_memory(kind):
+@pytest.mark.parametrize("adapt", [None, "head"])
+@pytest.mark.parametrize("order", [1, 2])
+def test_chunks_change_nothing_but_memory(kind, adapt, order):
     batch = make_batch(kind, tasks=5)
     weights = []
     for chunk in (1, 2, 5):
-        learner = mk.MAML(make_model(kind), rule=mk.SGD(lr=0.1), steps=2)
+        learner = mk.MAML(make_model(kind), rule=mk.LearnedSGD(lr=0.1), steps=2, adapt=adapt, order=order)
         optimizer = torch.optim.SGD(learner.parameters(), lr=0.1)
         mk.step.OuterStep(learner, optimizer, chunk=chunk)(batch)
         weights.append([p.detach() for p in learner.parameters()])
     assert_same(weights[0], weights[1], 1e-12)
     assert_same(weights[0], weights[2], 1e-12)
+
+
+@pytest.mark.parametrize("adapt", [None, "head"])
+@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize("kind", MODELS)
+def test_pulling_back_in_two_parts_is_the_whole_gradient(kind, adapt, order):
+    batch = make_batch(kind, tasks=5)
+    learner = mk.MAML(make_model(kind), rule=mk.LearnedSGD(lr=0.1), steps=2, adapt=adapt, order=order)
+    parameters = list(learner.parameters())
+    whole = mk.step.meta_gradient(learner, parameters, batch)
+    parts = mk.step.meta_gradient(learner, parameters, batch, chunk=2)
+    assert_same([whole[0], *whole[1], whole[2]], [parts[0], *parts[1], parts[2]], 1e-12)
 
 
 PLAIN_LAYERS = {
