@@ -38,7 +38,7 @@ def section(rows: list[measure.Row], problem: peers.Problem) -> str:
 def main() -> None:
     """Measure, and write the results."""
     options = measure.arguments("sinusoid", __doc__).parse_args()
-    rounds, burst = (3, 5) if options.quick else (30, 30)
+    rounds, burst = (3, 5) if options.quick else (10, 20)
     setup = measure.Setup(options.device, options.threads, rounds, burst)
     rows, sections, facts = [], [], {}
     for order in (2, 1):
