@@ -45,8 +45,8 @@ def section(rows: list[measure.Row], title: str) -> str:
 def main() -> None:
     """Measure, and write the results."""
     parser = measure.arguments("convnet", __doc__)
-    # On a CPU, JAX takes seconds a step (XLA has no fast convolution with a kernel per task), and a compiled step minutes
-    # to compile, to be no faster. Ask for them by name.
+    # On a CPU, JAX takes seconds a step (XLA has no fast convolution with a kernel per task), and a compiled step takes
+    # minutes to compile, to be no faster. Ask for them by name.
     parser.set_defaults(contenders=[name for name in peers.CONTENDERS if name not in ("jax", "metakit compiled")])
     options = parser.parse_args()
     rounds, burst = (2, 1) if options.quick else (6, 2)
