@@ -1,11 +1,9 @@
-"""Things to turn and see: each explorer has a pure ``compute(...) -> record``, a ``draw``, and thin controls."""
+"""The adaptation explorer: a sinusoid, some points, some inner steps, and the curve before and after."""
 
 from __future__ import annotations
 
 import dataclasses
-import html
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import ipywidgets as ipw
@@ -14,13 +12,11 @@ from matplotlib.figure import Figure
 
 from metakit import plots
 from metakit.batch import TaskBatch
-from metakit.outer import Run
 from metakit.tasks import Sinusoids
+from metakit.widgets.explorer import STYLE, WIDE, Explorer, show_widget
 
 _GRID = 101
 _MOST_SHOTS = 40
-_STYLE = {"description_width": "110px"}
-_WIDE = {"width": "420px", "max_width": "98%"}
 
 
 def adaptation(
@@ -76,45 +72,6 @@ def adaptation(
     )
 
 
-class _Explorer:
-    """What every explorer shares: a picture, a sentence, ``.record`` and ``.error``; shown by ending a cell with it.
-
-    Controls are handed to ``compute`` by their names; it and ``draw`` know nothing of widgets.
-    """
-
-    def __init__(
-        self, controls: dict[str, Any], compute: Callable[..., Any], draw: Callable[[Figure, Any], None]
-    ) -> None:
-        self.controls, self._compute, self._draw = controls, compute, draw
-        self.record: Any = None
-        self.error: Exception | None = None
-        self.picture = ipw.Image(format="png", layout={"width": "760px", "max_width": "100%", "height": "auto"})
-        self.sentence = ipw.HTML()
-        for control in controls.values():
-            control.observe(self._changed, names="value")
-
-    def refresh(self) -> None:
-        """Compute and draw again. A failure is kept in ``.error`` and told in a sentence; the last picture stays."""
-        try:
-            record = self._compute(**{name: control.value for name, control in self.controls.items()})
-            fig = Figure()
-            self._draw(fig, record)
-            self.picture.value = plots.png(fig, compress=1)
-        except Exception as error:  # Whatever it is, the reader must see it: a callback's traceback goes nowhere.
-            self.error = error
-            self._say(f"<b>This did not work.</b> {type(error).__name__}: {html.escape(str(error))}")
-        else:
-            self.record, self.error = record, None
-            text = str(record)
-            self._say(html.escape(text[0].upper() + text[1:]))
-
-    def _changed(self, change: Any) -> None:
-        self.refresh()
-
-    def _say(self, text: str) -> None:
-        self.sentence.value = f'<div role="status" aria-live="polite" style="max-width:700px">{text}</div>'
-
-
 class AdaptationExplorer:
     """Choose a sinusoid, a number of points and of inner steps; see the learner's curve before and after, live.
 
@@ -142,7 +99,7 @@ class AdaptationExplorer:
         if not self.learners:
             raise ValueError("learner must be a learner or several by name, got none.")
         self.tasks = tasks or Sinusoids()
-        self._view = _Explorer(self._make_controls(), self.compute, self.draw)
+        self._view = Explorer(self._make_controls(), self.compute, self.draw)
         again = ipw.Button(description="Other points", tooltip="Draw other support points of the same curve")
         again.on_click(self._other_points)
         hidden = {"seed"} if len(self.learners) > 1 else {"seed", "learner"}
@@ -153,7 +110,7 @@ class AdaptationExplorer:
     def _make_controls(self) -> dict[str, Any]:
         (low, high), (first, last) = self.tasks.amplitude, self.tasks.phase
         real, whole = ipw.FloatSlider, ipw.IntSlider
-        common: dict[str, Any] = {"style": _STYLE, "layout": _WIDE}
+        common: dict[str, Any] = {"style": STYLE, "layout": WIDE}
         return {
             "learner": ipw.Dropdown(description="Learner", options=list(self.learners), **common),
             "amplitude": real(
@@ -227,59 +184,3 @@ def draw_adaptation_and_steps(fig: Figure, record: plots.Adaptation) -> None:
         ax.set_title(ax.get_title(), y=1.0)
         ax.xaxis.set_label_coords(0.5, -0.12)
         ax.yaxis.set_label_coords(at, 0.5)
-
-
-class LiveCurve:
-    """The loss of a run, drawn while it goes on; what remains in the page is an ordinary picture.
-
-        with widgets.LiveCurve("Loss at each outer step; it falls.") as live:
-            mk.fit(learner, tasks, steps=3000, callback=live)
-
-    Arguments:
-        alt: what the picture shows, in a sentence.
-        every: seconds between two drawings.
-    """
-
-    def __init__(self, alt: str, *, every: float = 0.8) -> None:
-        self.alt, self.every = plots.check_alt(alt), every
-        self._run: Run | None = None
-        self._shown: Any = None
-        self._due = 0.0
-
-    def __enter__(self) -> LiveCurve:
-        return self
-
-    def __call__(self, run: Run) -> None:
-        """Draw, if it is time to: the callback of ``fit``."""
-        self._run = run
-        if time.perf_counter() >= self._due:
-            self._show()
-            self._due = time.perf_counter() + self.every
-
-    def __exit__(self, *exception: object) -> None:
-        from IPython.display import Markdown, display
-
-        if self._run is not None:
-            self._show()
-            display(Markdown(f"*Figure: {self.alt}*"))
-
-    def _show(self) -> None:
-        from IPython.display import Image, display
-
-        fig, ax = plots.figure()
-        plots.draw_history(ax, self._run)
-        picture = Image(plots.png(fig), alt=self.alt)
-        if self._shown is None:
-            self._shown = display(picture, display_id=True)
-        else:
-            self._shown.update(picture)
-
-
-def show_widget(widget: Any, instead: str) -> None:
-    """Show a widget; a page without a kernel shows the sentence ``instead`` of it."""
-    from IPython.display import display
-
-    text = f"{instead}: run the notebook to use it."
-    view = {"version_major": 2, "version_minor": 0, "model_id": widget.model_id}
-    data = {"application/vnd.jupyter.widget-view+json": view, "text/plain": text, "text/html": f"<em>{text}</em>"}
-    display(data, raw=True)
