@@ -221,32 +221,26 @@ class _ConvolveWeight(torch.autograd.Function):
 
 
 def _convolve(x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
-    count = len(x)
-    if x.is_cuda and count > 1:
-        y = F.conv2d(_to_groups(x), weight.flatten(0, 1), stride=stride, padding=padding, groups=count)
-        return _from_groups(y, count)
-    each = [F.conv2d(_channels_last(x[t]), weight[t], stride=stride, padding=padding) for t in range(count)]
-    return _stack_images(each)
+    y = F.conv2d(_to_groups(x), weight.flatten(0, 1), stride=stride, padding=padding, groups=len(x))
+    return _from_groups(y, len(x))
 
 
 def _convolve_backward(grad: Tensor, x: Tensor, weight: Tensor, stride: int, padding: int, *, data: bool) -> Tensor:
     """Gradient of a convolution for its data or its kernels; of the one not used only the shape is read."""
-    tail = [stride] * 2, [padding] * 2, [1, 1], False, [0, 0]
+    tasks, tail = len(grad), ([stride] * 2, [padding] * 2, [1, 1], False, [0, 0])
+    inputs, kernels = (x.transpose(0, 1).flatten(1, 2) if data else _to_groups(x)), weight.flatten(0, 1)
     mask = [data, not data, False]
-    count = len(grad)
-    if grad.is_cuda and count > 1:
-        inputs, kernels = _to_groups(x), weight.flatten(0, 1)
-        both = torch.ops.aten.convolution_backward(_to_groups(grad), inputs, kernels, None, *tail, count, mask)
-        return _from_groups(both[0], count) if data else both[1].unflatten(0, (count, -1))
-    each = []
-    for t in range(count):
-        g, a = _channels_last(grad[t]), x[t] if data else _channels_last(x[t])
-        each.append(torch.ops.aten.convolution_backward(g, a, weight[t], None, *tail, 1, mask)[not data])
-    return _stack_images(each)
+    both = torch.ops.aten.convolution_backward(_to_groups(grad), inputs, kernels, None, *tail, tasks, mask)
+    return _from_groups(both[0], tasks) if data else both[1].unflatten(0, (tasks, -1))
 
 
-def _channels_last(x: Tensor) -> Tensor:
-    """Images with the channel innermost, which a CPU convolves faster; a GPU is left its own choice."""
+def _to_groups(x: Tensor) -> Tensor:
+    """``[T, N, C, H, W]`` to ``[N, T C, H, W]``, as a grouped convolution wants it.
+
+    On a CPU with the channel innermost, which it convolves faster. What has come from ``_from_groups`` and through
+    elementwise operations lies in memory like that already, so nothing is copied.
+    """
+    x = x.transpose(0, 1).flatten(1, 2)
     if x.is_cuda:
         return x
     if x.shape[1] == 1:  # Both layouts hold the same numbers in the same order: say by the strides which one is meant.
@@ -254,22 +248,8 @@ def _channels_last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
-def _stack(each: list[Tensor]) -> Tensor:
-    return each[0][None] if len(each) == 1 else torch.stack(each)
-
-
-def _stack_images(each: list[Tensor]) -> Tensor:
-    if len(each) == 1:
-        return each[0][None]
-    return torch.stack([image.permute(0, 2, 3, 1) for image in each]).permute(0, 1, 4, 2, 3)
-
-
-def _to_groups(x: Tensor) -> Tensor:
-    """``[T, N, C, H, W]`` to ``[N, T C, H, W]``, as a grouped convolution wants it."""
-    return x.transpose(0, 1).flatten(1, 2)
-
-
 def _from_groups(y: Tensor, tasks: int) -> Tensor:
+    """``[N, T C, H, W]`` seen as ``[T, N, C, H, W]``."""
     return y.unflatten(1, (tasks, -1)).transpose(0, 1)
 
 
@@ -320,12 +300,11 @@ class _NormReluPool(torch.autograd.Function):
             r = sign * (variance + eps).rsqrt()
             xhat = (x - mean) * r
         else:
-            signs = sign.view(x.shape[0], -1)
-            each = [torch.native_batch_norm(x[t], signs[t], None, None, None, True, 0.0, eps) for t in range(len(x))]
-            xhat = _stack_images([out for out, _, _ in each])
-            r = sign * _stack([rsqrt for _, _, rsqrt in each]).view(sign.shape)
-        z, index = F.max_pool2d(xhat.flatten(0, 1), 2, return_indices=True)
-        z = z.unflatten(0, x.shape[:2])
+            rows = _to_groups(x), sign.flatten(), None, None, None
+            xhat, _, rsqrt = torch.native_batch_norm(*rows, True, 0.0, eps)
+            xhat, r = _from_groups(xhat, len(x)), sign * rsqrt.view(sign.shape)
+        z, index = F.max_pool2d(_to_groups(xhat), 2, return_indices=True)
+        z = _from_groups(z, len(x))
         y = torch.addcmul(beta, z, gamma * sign).relu_()
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(index)
@@ -394,9 +373,9 @@ def _sum(x: Tensor) -> Tensor:
 def _scatter(dz: Tensor, like: Tensor, index: Tensor) -> Tensor:
     """Each winner's value back at its pixel, zero elsewhere: ``[T, N, C, H // 2, W // 2]`` to ``[T, N, C, H, W]``."""
     window = [2, 2], [2, 2], [0, 0], [1, 1], False
-    full = torch.ops.aten.max_pool2d_with_indices_backward(dz.flatten(0, 1), like.flatten(0, 1), *window, index)
-    return full.unflatten(0, like.shape[:2])
+    full = torch.ops.aten.max_pool2d_with_indices_backward(_to_groups(dz), _to_groups(like), *window, index)
+    return _from_groups(full, len(like))
 
 
 def _gather(v: Tensor, index: Tensor, like: Tensor) -> Tensor:
-    return v.flatten(0, 1).flatten(2).gather(2, index.flatten(2)).view(like.shape)
+    return _from_groups(_to_groups(v).flatten(2).gather(2, index.flatten(2)).view(index.shape), len(like))
