@@ -5,8 +5,10 @@ import copy
 import plain
 import pytest
 import torch
+from torch.func import functional_call
 
 import metakit as mk
+from metakit import inner
 
 TASKS = 3
 MODELS = ("mlp", "convnet")
@@ -346,3 +348,16 @@ def test_stacked_convolution_is_exact_to_the_second_derivative():
         inputs = (x, weight)
         assert torch.autograd.gradcheck(lambda a, b, s=stride, p=padding: mk.nn.convolve(a, b, s, p), inputs)
         assert torch.autograd.gradgradcheck(lambda a, b, s=stride, p=padding: mk.nn.convolve(a, b, s, p), inputs)
+
+
+def test_weights_are_lent_to_every_place_of_a_tied_parameter_and_given_back():
+    model = torch.nn.Sequential(mk.nn.Linear(3, 3), mk.nn.Linear(3, 3), mk.nn.Linear(3, 3)).double()
+    model[2].weight = model[0].weight
+    x = torch.randn(2, 4, 3, dtype=torch.float64)
+    for _ in range(2):
+        model[1] = mk.nn.Linear(3, 3).double()
+        own = dict(model.named_parameters())
+        weights = {name: torch.randn(2, *p.shape, dtype=torch.float64) for name, p in own.items()}
+        expected = torch.stack([functional_call(model, {n: w[t] for n, w in weights.items()}, x[t]) for t in (0, 1)])
+        torch.testing.assert_close(inner.run(model, weights, x), expected)
+        assert all(p is own[name] for name, p in model.named_parameters())
