@@ -28,11 +28,15 @@ class Episodes:
         queries: query rows per class, Q.
         within: ``"alphabet"`` draws the classes of a task from one alphabet, each alphabet that has N classes being
             equally likely; ``None`` from all classes.
+        drawers: ``"different"`` draws K + Q row numbers for a task, the same for all its classes: row d of a class is
+            by drawer d, so the support rows are by K drawers and the query rows by Q others. ``None`` draws the rows of
+            each class on their own.
         augment: called as ``augment(x, generator)`` on all rows ``[T N (K + Q), ...]`` of a batch; returns as many.
 
     Raises:
         TypeError: if ``data`` or a count is of another kind.
-        ValueError: if there are fewer classes than ways, or a class has fewer than shots + queries rows.
+        ValueError: if there are fewer classes than ways, a class has fewer than shots + queries rows, or
+            ``drawers="different"`` is asked of classes with unequal numbers of rows.
 
     Example:
         >>> x, y = torch.rand(60, 1, 8, 8), torch.arange(60) % 6
@@ -41,7 +45,8 @@ class Episodes:
         >>> batch.support_x.shape, batch.query_x.shape, batch.support_y[0].tolist(), batch.ways
         (torch.Size([4, 5, 1, 8, 8]), torch.Size([4, 15, 1, 8, 8]), [0, 1, 2, 3, 4], 5)
 
-    Source: O. Vinyals et al., Matching Networks for One Shot Learning, 2016, section 2.2.
+    Source: O. Vinyals et al., Matching Networks for One Shot Learning, 2016, section 2.2. Different drawers: B. Lake et
+    al., Human-level concept learning through probabilistic program induction, 2015, figure 1B.
     """
 
     def __init__(
@@ -52,6 +57,7 @@ class Episodes:
         queries: int,
         *,
         within: str | None = None,
+        drawers: str | None = None,
         augment: Augment | None = None,
     ) -> None:
         if isinstance(data, tuple | list) and len(data) == 2:
@@ -62,17 +68,18 @@ class Episodes:
             raise TypeError(f"augment must be a callable (x, generator) -> x, got {type(augment).__name__}.")
         self.data = data
         self.ways, self.shots, self.queries = whole("ways", ways), whole("shots", shots), whole("queries", queries)
-        self.within, self.augment = within, augment
+        self.within, self.drawers, self.augment = within, drawers, augment
         counts = data.counts
         self._check_rows(counts)
+        self._check_drawers()
         self._most = int(counts.max())
         self._copies = {data.device: data.rows}
         self._indices = {data.device: (counts.cumsum(0) - counts, counts, self._eligible())}
 
     def __repr__(self) -> str:
-        within = f", within={self.within!r}" if self.within else ""
+        options = "".join(f", {name}={vars(self)[name]!r}" for name in ("within", "drawers") if vars(self)[name])
         sizes = f"ways={self.ways}, shots={self.shots}, queries={self.queries}"
-        return f"Episodes({self.data!r}, {sizes}{within})"
+        return f"Episodes({self.data!r}, {sizes}{options})"
 
     def sample(
         self,
@@ -109,11 +116,12 @@ class Episodes:
             chosen = torch.randint(len(homes), (n_tasks,), generator=generator, device=place)
             keys.masked_fill_(~homes[chosen], -1.0)
         classes = keys.topk(self.ways).indices  # [T, N]
-        keys = _keys(n_tasks * self.ways, self._most, generator, place)
+        rows = 1 if self.drawers else self.ways  # one choice of rows for all classes, or one for each
+        keys = _keys(n_tasks * rows, self._most, generator, place)
         if self.data.y is not None:
             beyond = torch.arange(self._most, device=place) >= counts[classes.flatten()].unsqueeze(1)
             keys.masked_fill_(beyond, -1.0)
-        places = keys.topk(per_class).indices.view(n_tasks, self.ways, per_class)
+        places = keys.topk(per_class).indices.view(n_tasks, rows, per_class)
         return places + starts[classes].unsqueeze(-1)
 
     def gather(self, picks: Tensor, *, generator: torch.Generator | None = None, device: Device = None) -> TaskBatch:
@@ -163,6 +171,16 @@ class Episodes:
             raise ValueError(
                 f"shots + queries must be at most {int(counts[least])}, the rows of class {self.data.names[least]!r}, "
                 f"got {self.shots} + {self.queries}. Lower one."
+            )
+
+    def _check_drawers(self) -> None:
+        if self.drawers not in (None, "different"):
+            raise ValueError(f"drawers must be 'different' or None, got {self.drawers!r}. Use one of these.")
+        if self.drawers and self.data.y is not None:
+            counts = self.data.counts
+            raise ValueError(
+                "drawers='different' needs as many rows in every class, row d by drawer d; "
+                f"these have {int(counts.min())} to {int(counts.max())}. Drop it."
             )
 
     def _eligible(self) -> Tensor | None:
