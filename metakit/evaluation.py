@@ -16,7 +16,7 @@ from metakit.learners import check_protocol, chunk_size, uses_batch_norm
 
 # Tasks are drawn this many at a time, whatever the chunk: the same seed gives the same tasks on any machine.
 _DRAWN_AT_ONCE = 50
-_NORMAL_95 = 1.959964
+NORMAL_95 = 1.959964
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Evaluation:
         ``mean +- 1.96 s / sqrt(n_tasks)``, with s the standard deviation over tasks: how far the mean would move had
         other tasks been drawn. It does not tell how far another training run would move it.
         """
-        half = _NORMAL_95 * self.score.std(0) / len(self.score) ** 0.5
+        half = NORMAL_95 * self.score.std(0) / len(self.score) ** 0.5
         return self.mean() - half, self.mean() + half
 
     def __str__(self) -> str:
@@ -105,7 +105,8 @@ def evaluate(
     if chunk is not None and (not isinstance(chunk, int) or chunk < 1):
         raise ValueError(f"chunk must be a positive number of tasks, got {chunk!r}.")
     protocol = check_protocol(str(protocol or getattr(learner, "protocol", "inductive")))
-    device = next(learner.parameters()).device
+    parameter = next(learner.parameters(), None)
+    device = None if parameter is None else parameter.device  # without parameters, where the tasks are
     losses: list[Tensor] = []
     accuracies: list[Tensor] = []
     batches = [tasks] if isinstance(tasks, TaskBatch) else _drawn(tasks, n_tasks, seed, device)
@@ -121,8 +122,8 @@ def evaluate(
     return Evaluation(torch.cat(losses), torch.cat(accuracies) if accuracies else None, named)
 
 
-def _drawn(tasks: Any, n_tasks: int, seed: int, device: torch.device) -> Iterable[TaskBatch]:
-    generator = torch.Generator(device).manual_seed(seed)
+def _drawn(tasks: Any, n_tasks: int, seed: int, device: torch.device | None) -> Iterable[TaskBatch]:
+    generator = torch.Generator(device or "cpu").manual_seed(seed)
     for start in range(0, n_tasks, _DRAWN_AT_ONCE):
         yield tasks.sample(min(_DRAWN_AT_ONCE, n_tasks - start), generator=generator, device=device)
 

@@ -19,11 +19,15 @@ FLOORS = {
     "inner": 3,
     "learners": 4,
     "evaluation": 5,
+    "comparison": 5.5,
+    "saving": 5,
+    "schedules": 1,
     "step": 5,
     "outer": 5.5,  # half a floor up: an outer loop evaluates as it goes
     "search": 5.5,
     "plots": 6,
     "the package itself": 6.5,  # the front door serves those who use the rooms, not the rooms
+    "search_cli": 6.8,  # half a floor down: the command line mounts it
     "cli": 7,
     "course": 7,
     "widgets": 7,

@@ -2,6 +2,9 @@
 
 import os
 import re
+import shutil
+import zipfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -48,6 +51,8 @@ def test_every_learner_trains(learner):
         (("--inner-lr", -1), "lr must be a finite number"),
         (("--resume",), "resume=True needs checkpoint="),
         (("--learner", "protonet"), "targets must be class numbers"),
+        (("--schedule", "Cosine"), "schedule must name a class of torch.optim.lr_scheduler"),
+        (("--minutes", -1), "minutes must be a positive number, got -1.0"),
         (("--inner-lr", 1e9, "--inner-steps", 20), "At outer step 1 the"),
     ],
 )
@@ -58,15 +63,128 @@ def test_what_the_user_can_mend_ends_in_one_sentence(words, message):
     assert "Traceback" not in result.output
 
 
-@pytest.mark.parametrize("learner", ["protonet", "maml"])
-def test_train_omniglot_names_both_protocols(learner):
+PROTOCOLS = re.compile(r"^transductive +\d+\.\d\d %   [\d.-]+ to [\d.]+\ninductive +\d+\.\d\d %   ", re.MULTILINE)
+SMALL = "--width", 4, "--steps", 2, "--test-tasks", 4, "--queries", 2, "--device", "cpu"
+
+
+@pytest.fixture(scope="session")
+def data():
     if not os.environ.get("METAKIT_DATA"):
         pytest.skip("METAKIT_DATA names no folder with the real Omniglot archives")
-    words = "--learner", learner, "--steps", 2, "--width", 8, "--test-tasks", 4, "--queries", 3
-    result = run("train", "omniglot", "--data", os.environ["METAKIT_DATA"], *words)
+    return os.environ["METAKIT_DATA"]
+
+
+@pytest.mark.parametrize("learner", ["protonet", "maml"])
+def test_train_omniglot_names_both_protocols(learner, data, tmp_path):
+    model = tmp_path / "model.pt"
+    result = run("train", "omniglot", "--data", data, "--learner", learner, *SMALL, "--save", model)
     assert result.exit_code == 0, result.output
-    for protocol in ("transductive", "inductive"):
-        assert re.search(rf"5-way 1-shot, unseen characters: accuracy .* % \({protocol}, 4 tasks", result.output)
+    assert "5-way 1-shot, unseen characters, 4 tasks" in result.output and PROTOCOLS.search(result.output)
+    words = "--data", data, "--test-tasks", 4, "--split", "small1", "--within", "alphabet"
+    result = run("evaluate", model, "omniglot", *words)
+    assert result.exit_code == 0, result.output
+    assert "5-way 1-shot, Omniglot small1, 4 tasks" in result.output and PROTOCOLS.search(result.output)
+
+
+@pytest.mark.parametrize("learner", ["protonet", "matching", "ridge", "maml", "anil", "meta-sgd", "reptile"])
+def test_train_glyphs_saves_a_learner_that_evaluate_scores_alike(learner, tmp_path):
+    model = tmp_path / "model.pt"
+    result = run("train", "glyphs", "--alphabets", 1, "--learner", learner, *SMALL, "--save", model)
+    assert result.exit_code == 0, result.output
+    assert "The learner is in" in result.output
+    again = run("evaluate", model, "glyphs", "--alphabets", 1, "--test-tasks", 4, "--queries", 2, "--device", "cpu")
+    assert again.exit_code == 0, again.output
+    assert PROTOCOLS.search(result.output) and scores(result.output) == scores(again.output)
+
+
+def scores(output):
+    return [line for line in output.splitlines() if re.match("(trans|in)ductive", line)]
+
+
+def test_a_saved_learner_of_curves_is_judged_again(tmp_path):
+    model = tmp_path / "model.pt"
+    trained = run("train", "sinusoid", "--steps", 5, "--test-tasks", 20, "--save", model)
+    judged = run("evaluate", model, "sinusoid", "--test-tasks", 20)
+    assert judged.exit_code == 0, judged.output
+    assert trained.output.endswith(judged.output) and "inner steps   mean   95% interval" in judged.output
+
+
+def test_training_by_the_clock_with_a_schedule():
+    words = "--minutes", 0.002, "--schedule", "CosineAnnealingLR", "--test-tasks", 5
+    result = run("train", "sinusoid", *words)
+    assert result.exit_code == 0 and "time spent" in result.output, result.output
+
+
+def refused(*words):
+    result = run(*words)
+    assert result.exit_code == 1, result.output
+    assert "Traceback" not in result.output and isinstance(result.exception, SystemExit)
+    assert result.output.startswith("metakit: ")
+    return result.output
+
+
+@pytest.mark.parametrize("keep", [0, 20, 0.3, 0.9])
+def test_a_damaged_learner_ends_in_one_sentence(keep, tmp_path):
+    model = tmp_path / "model.pt"
+    mk.save(mk.ProtoNet(mk.models.ConvNet(width=4)), model)
+    whole = model.read_bytes()
+    model.write_bytes(whole[: int(len(whole) * keep) if isinstance(keep, float) else keep])
+    assert "is damaged or not a metakit file" in refused("evaluate", model, "glyphs", "--alphabets", 1)
+
+
+def test_files_and_devices_that_are_not_there_end_in_one_sentence(tmp_path):
+    assert "there is no file" in refused("evaluate", tmp_path / "none.pt", "sinusoid")
+    if not torch.cuda.is_available():
+        assert "torch finds no GPU" in refused("train", "sinusoid", "--steps", 1, "--device", "cuda")
+
+
+def test_more_ways_than_a_saved_learner_has_outputs(tmp_path):
+    mk.save(mk.MAML(mk.models.ConvNet(width=4, outputs=5)), tmp_path / "model.pt")
+    words = "--alphabets", 1, "--ways", 6, "--queries", 2
+    assert "5 outputs, too few for a 6-way task" in refused("evaluate", tmp_path / "model.pt", "glyphs", *words)
+
+
+@pytest.mark.parametrize("keep", [0, 100, 0.3, 0.999])
+def test_a_truncated_checkpoint_ends_in_one_sentence(keep, tmp_path):
+    path = tmp_path / "run.pt"
+    run("train", "sinusoid", "--steps", 1, "--test-tasks", 2, "--checkpoint", path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(len(whole) * keep) if isinstance(keep, float) else keep])
+    words = "--steps", 2, "--checkpoint", path, "--resume"
+    assert "run.pt is damaged or not a metakit file" in refused("train", "sinusoid", *words)
+
+
+@pytest.mark.parametrize("keep", [0, 1000, 0.1, 0.5, 0.99])
+def test_a_truncated_archive_ends_in_one_sentence(keep, tmp_path, data, monkeypatch):
+    monkeypatch.setenv("METAKIT_DATA", str(tmp_path))
+    folder = archives(data)
+    for name in ("images_background", "images_evaluation"):
+        shutil.copy(folder / f"{name}.zip", tmp_path)
+    damaged = tmp_path / "images_evaluation.zip"
+    whole = damaged.read_bytes()
+    damaged.write_bytes(whole[: int(len(whole) * keep) if isinstance(keep, float) else keep])
+    model = tmp_path / "model.pt"
+    mk.save(mk.ProtoNet(mk.models.ConvNet(width=4)), model)
+    output = refused("evaluate", model, "omniglot", "--split", "evaluation")
+    assert "images_evaluation.zip is truncated or damaged" in output and "Delete it" in output
+
+
+def test_a_corrupted_drawing_and_a_missing_folder_end_in_one_sentence(tmp_path, data, monkeypatch):
+    model, home = tmp_path / "model.pt", tmp_path / "home"
+    mk.save(mk.ProtoNet(mk.models.ConvNet(width=4)), model)
+    with zipfile.ZipFile(archives(data) / "images_background_small1.zip") as archive:
+        archive.extractall(home)
+    drawing = sorted(home.glob("images_background_small1/*/*/*.png"))[7]
+    drawing.write_bytes(drawing.read_bytes()[:60])
+    words = "evaluate", model, "omniglot", "--split", "small1", "--data", home
+    assert drawing.name in refused(*words)
+    shutil.rmtree(drawing.parent)
+    assert drawing.parent.name in refused(*words)
+    assert "root must be a folder" in refused(*words[:-1], model)
+
+
+def archives(data):
+    return next(path.parent for path in sorted(Path(data).rglob("images_evaluation.zip")))
 
 
 def test_the_ten_lines_of_the_readme_run(root, capsys):

@@ -1,6 +1,7 @@
 """The outer loop: the same run from the same seed, cut and resumed, stopped, interrupted, diverged."""
 
 import copy
+import math
 import os
 import signal
 import threading
@@ -299,3 +300,209 @@ def test_images_on_a_gpu_give_the_losses_of_the_cpu():
         grads.append([p.grad.cpu() for p in moved.parameters()])
     for a, b in zip(*grads, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-8)
+
+
+SCHEDULES = torch.optim.lr_scheduler
+
+
+def rates_of(**options):
+    """The outer rate at each step of a run, and after it."""
+    learner = make_learner()
+    optimizer = torch.optim.SGD(learner.parameters(), lr=0.01, momentum=0.5)
+    rates = [0.01]
+    fit(learner, optimizer=optimizer, callback=lambda run: rates.append(optimizer.param_groups[0]["lr"]), **options)
+    return rates
+
+
+@pytest.mark.parametrize(
+    ("name", "theirs"),
+    [
+        ("CosineAnnealingLR", lambda o: SCHEDULES.CosineAnnealingLR(o, T_max=12)),
+        ("OneCycleLR", lambda o: SCHEDULES.OneCycleLR(o, max_lr=0.01, total_steps=12)),
+        ("LinearLR", lambda o: SCHEDULES.LinearLR(o, total_iters=12)),
+        ("PolynomialLR", lambda o: SCHEDULES.PolynomialLR(o, total_iters=12)),
+    ],
+)
+def test_a_schedule_by_name_is_torchs_own_over_the_steps_of_the_run(name, theirs):
+    ours, twin = make_learner(), make_learner()
+    fit(ours, schedule=name, optimizer=torch.optim.AdamW, lr=0.01, seed=4)
+    optimizer = torch.optim.AdamW(twin.parameters(), lr=0.01, fused=True)
+    fit(twin, schedule=theirs, optimizer=optimizer, seed=4)
+    assert torch.equal(weights_of(ours), weights_of(twin))
+    constant = make_learner()
+    fit(constant, optimizer=torch.optim.AdamW, lr=0.01, seed=4)
+    assert not torch.equal(weights_of(ours), weights_of(constant))
+
+
+def test_a_schedule_made_by_a_callable_moves_once_a_step():
+    rates = rates_of(schedule=lambda o: SCHEDULES.StepLR(o, step_size=4, gamma=0.1), steps=8)
+    assert rates == pytest.approx([1e-2] * 4 + [1e-3] * 4 + [1e-4])
+
+
+@pytest.mark.parametrize("schedule", ["CosineAnnealingLR", "OneCycleLR", lambda o: SCHEDULES.ExponentialLR(o, 0.9)])
+@pytest.mark.parametrize("cut", [1, 7, 11])
+def test_a_schedule_resumes_to_the_bit(tmp_path, cut, schedule):
+    options = {"schedule": schedule, "lr": 0.01, "seed": 2, "keep": "best", "validate_every": 3}
+    whole, resumed, path = make_learner(), make_learner(seed=9), tmp_path / "run.pt"
+    uncut = fit(whole, **options)
+    fit(make_learner(), checkpoint=path, callback=lambda run: run.stop() if run.step == cut else None, **options)
+    history = fit(resumed, checkpoint=path, resume=True, **options)
+    assert torch.equal(weights_of(whole), weights_of(resumed))
+    assert history.loss == uncut.loss and history.validation == uncut.validation
+
+
+class Clock:
+    """Time that passes only when it is told to."""
+
+    now = 100.0
+
+    def perf_counter(self):
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr("metakit.outer.time", clock)
+    return clock
+
+
+def waiting(clock, seconds):
+    """A callback that takes its time."""
+
+    def wait(run):
+        clock.now += seconds
+
+    return wait
+
+
+def test_a_run_ends_when_its_time_is_spent(clock):
+    history = mk.fit(make_learner(), TASKS, minutes=1, meta_batch=2, progress=False, callback=waiting(clock, 7))
+    assert (history.steps, history.ended, history.seconds) == (10, "time spent", 70)
+    history = fit(make_learner(), minutes=1, steps=4, callback=waiting(clock, 7))
+    assert (history.steps, history.ended) == (4, "steps spent")
+
+
+def test_a_resumed_run_goes_on_with_the_seconds_already_used(clock, tmp_path):
+    options = {"minutes": 1, "steps": None, "checkpoint": tmp_path / "run.pt"}
+    stop = waiting(clock, 7)
+    fit(make_learner(), callback=lambda run: (stop(run), run.stop() if run.step == 5 else None), **options)
+    clock.now += 1000
+    history = fit(make_learner(), resume=True, callback=waiting(clock, 7), **options)
+    assert (history.steps, history.ended, history.seconds) == (10, "time spent", 70)
+    assert fit(make_learner(), resume=True, **options).steps == 10
+
+
+def test_a_schedule_by_name_follows_the_share_of_time(clock):
+    learner = make_learner()
+    optimizer, seen = torch.optim.SGD(learner.parameters(), lr=1e-3), []
+
+    def watch(run):
+        seen.append((run.progress, optimizer.param_groups[0]["lr"]))
+        clock.now += 6
+
+    fit(learner, steps=None, minutes=1, optimizer=optimizer, schedule="CosineAnnealingLR", callback=watch)
+    assert [progress for progress, _ in seen] == pytest.approx([k / 10 for k in range(11)])
+    for progress, rate in seen:
+        assert rate == pytest.approx(1e-3 * (1 + math.cos(math.pi * progress)) / 2, abs=2e-6)
+
+
+def test_progress_is_that_of_steps_or_time_whichever_is_further(clock):
+    seen = []
+    fit(make_learner(), steps=4, minutes=1, callback=lambda run: seen.append(run.progress) or waiting(clock, 18)(run))
+    assert seen == pytest.approx([0.25, 0.5, 0.75, 1.0])
+    seen.clear()
+    fit(make_learner(), steps=40, minutes=1, callback=lambda run: seen.append(run.progress) or waiting(clock, 18)(run))
+    assert seen == pytest.approx([0.025, 0.3, 0.6, 0.9, 1.0])
+
+
+@pytest.fixture
+def scripted(monkeypatch):
+    """Let validations give the losses or accuracies of a list, in turn."""
+
+    def script(scores, *, accuracy=False):
+        left = iter(scores)
+
+        def told(learner, tasks, *, n_tasks, seed):
+            value = torch.full((n_tasks, 1), next(left))
+            return mk.Evaluation(value, value if accuracy else None, "inductive")
+
+        monkeypatch.setattr("metakit.outer.evaluate", told)
+
+    return script
+
+
+@pytest.mark.parametrize(
+    ("scores", "accuracy", "best"),
+    [
+        ([4.0, 2.0, 3.0, 2.0], False, 2),
+        ([0.4, 0.2, 0.9, 0.3], True, 3),
+        ([math.nan, 5.0, 6.0, math.nan], False, 2),
+        ([1.0, 2.0, 3.0, 4.0], False, 1),
+    ],
+)
+def test_the_best_validated_weights_are_kept(scripted, tmp_path, scores, accuracy, best):
+    kept, seen, path = make_learner(), [], tmp_path / "run.pt"
+    scripted(scores, accuracy=accuracy)
+    options = {"keep": "best", "validate_every": 3, "checkpoint": path}
+    fit(kept, callback=lambda run: seen.append(weights_of(kept).clone()), **options)
+    assert torch.equal(weights_of(kept), seen[3 * best - 1])
+    resumed = make_learner(seed=5)  # a run that is over and resumed ends as it did
+    fit(resumed, resume=True, **options)
+    assert torch.equal(weights_of(kept), weights_of(resumed))
+    last = make_learner()  # the checkpoint holds the last weights too, to go on from
+    fit(last, resume=True, **(options | {"keep": "last"}))
+    assert torch.equal(weights_of(last), seen[-1])
+
+
+def test_patience_ends_a_run_that_does_not_improve(scripted):
+    scripted([5.0, 4.0, 4.0, 4.5, 3.0])
+    history = fit(make_learner(), validate_every=1, patience=2)
+    assert (history.steps, history.ended) == (4, "no improvement")
+    scripted([0.1, 0.2, 0.2, 0.3, 0.3, 0.3], accuracy=True)
+    assert fit(make_learner(), validate_every=1, patience=2).steps == 6
+
+
+def test_a_target_of_accuracy_is_reached_from_below(scripted):
+    scripted([0.5, 0.7, 0.9, 1.0], accuracy=True)
+    history = fit(make_learner(), validate_every=1, target=0.8)
+    assert (history.steps, history.ended) == (3, "target reached")
+
+
+WRONG_RUNS = {
+    "no end": ({"steps": None}, "give steps=, minutes=, or both"),
+    "no time": ({"minutes": 0}, "minutes must be a positive number, got 0"),
+    "no patience": ({"patience": 0}, "patience must be a positive whole number"),
+    "keeping the worst": ({"keep": "worst"}, 'keep must be "last" or "best", got \'worst\''),
+    "a schedule of no name": ({"schedule": "Cosine"}, "lr_scheduler, got 'Cosine'"),
+    "a function that is no schedule": ({"schedule": "warn"}, "must name a class of"),
+    "a schedule that needs more": ({"schedule": "StepLR"}, "StepLR needs step_size, which the length"),
+    "a schedule that measures": ({"schedule": "ReduceLROnPlateau"}, "needs a measure at each step"),
+}
+
+
+@pytest.mark.parametrize(("options", "message"), WRONG_RUNS.values(), ids=WRONG_RUNS)
+def test_a_run_that_cannot_be_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        fit(make_learner(), **options)
+
+
+def test_a_callable_that_makes_no_schedule_is_refused():
+    with pytest.raises(TypeError, match="must return a scheduler of torch, got int"):
+        fit(make_learner(), schedule=lambda optimizer: 3)
+
+
+def test_a_resumed_run_keeps_its_schedule(tmp_path):
+    path = tmp_path / "run.pt"
+    fit(make_learner(), checkpoint=path, schedule="CosineAnnealingLR")
+    learner = make_learner(seed=3)
+    before = weights_of(learner).clone()
+    for changes, message in (
+        ({"schedule": None}, "was made with a schedule"),
+        ({"schedule": "LinearLR"}, "schedule of name CosineAnnealingLR, this one has LinearLR"),
+        ({"steps": 20}, "schedule of ticks 12, this one has 20"),
+    ):
+        options = {"schedule": "CosineAnnealingLR"} | changes
+        with pytest.raises(ValueError, match=message):
+            fit(learner, checkpoint=path, resume=True, **options)
+    assert torch.equal(weights_of(learner), before)

@@ -6,6 +6,8 @@ plots.show(fig, "Loss at each outer step; it falls from 4 to 0.6.")
 """
 
 from metakit.plots.adaptation import Adaptation, draw_adaptation, draw_steps
+from metakit.plots.compare import draw_comparison
+from metakit.plots.descent import Race, draw_race
 from metakit.plots.figures import (
     BLACK,
     BLUE,
@@ -23,6 +25,9 @@ from metakit.plots.figures import (
     show,
 )
 from metakit.plots.learning import draw_evaluation, draw_history, draw_rates
+from metakit.plots.search import draw_distribution, draw_population, draw_search
+from metakit.plots.stages import TITLES, Stage, draw_progress
+from metakit.plots.surface import Surface, draw_surface, draw_weighting
 
 __all__ = [
     "BLACK",
@@ -34,14 +39,26 @@ __all__ = [
     "PURPLE",
     "RED",
     "SKY",
+    "TITLES",
     "YELLOW",
     "Adaptation",
+    "Race",
+    "Stage",
+    "Surface",
     "check_alt",
     "draw_adaptation",
+    "draw_comparison",
+    "draw_distribution",
     "draw_evaluation",
     "draw_history",
+    "draw_population",
+    "draw_progress",
+    "draw_race",
     "draw_rates",
+    "draw_search",
     "draw_steps",
+    "draw_surface",
+    "draw_weighting",
     "figure",
     "png",
     "show",

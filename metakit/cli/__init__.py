@@ -1,0 +1,14 @@
+"""The command line: meta-train on a known problem, keep what was learned, judge it again."""
+
+from __future__ import annotations
+
+import typer
+
+from metakit.cli.judge import evaluate
+from metakit.cli.train import train
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help="Learn how machines learn to learn.")
+app.add_typer(train, name="train")
+app.add_typer(evaluate, name="evaluate")
+
+__all__ = ["app"]

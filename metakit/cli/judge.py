@@ -1,0 +1,90 @@
+"""``metakit evaluate``: the scores of a learner that was kept in a file."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Annotated, Any
+
+import typer
+
+import metakit as mk
+from metakit.cli import common
+from metakit.cli.common import Data, Device, From, Points, Queries, Shots, TestTasks, Ways, Within
+
+evaluate = typer.Typer(no_args_is_help=True, help="Print the scores of a saved learner on unseen tasks.")
+
+Steps = Annotated[int | None, typer.Option("--inner-steps", min=0, help="Inner steps K; its own number if left out.")]
+Split = Annotated[str, typer.Option(help="train, val, test (with rotations), background, evaluation, small1, small2.")]
+Model = typer.Argument(help="The file that train --save, or mk.save, wrote.")
+
+
+@evaluate.callback()
+def _(context: typer.Context, model: Annotated[pathlib.Path, Model]) -> None:
+    context.obj = model
+
+
+@evaluate.command()
+def omniglot(
+    context: typer.Context,
+    ways: Ways = 5,
+    shots: Shots = 1,
+    queries: Queries = 15,
+    within: From = Within.everything,
+    split: Split = "test",
+    data: Data = None,
+    inner_steps: Steps = None,
+    device: Device = "auto",
+    test_tasks: TestTasks = 600,
+) -> None:
+    """N-way K-shot on the drawings of a part of Omniglot."""
+    with common.plain_errors():
+        learner = _load(context.obj, device)
+        turned = split in ("train", "val", "test")
+        drawings = mk.tasks.omniglot(data, split=split, size=_size(learner), rotations=turned)
+        tasks = common.episodes(drawings, ways, shots, queries, within)
+        common.print_accuracy(learner, tasks, test_tasks, f"Omniglot {split}", inner_steps)
+
+
+@evaluate.command()
+def glyphs(
+    context: typer.Context,
+    ways: Ways = 5,
+    shots: Shots = 1,
+    queries: Queries = 15,
+    within: From = Within.everything,
+    alphabets: Annotated[int, typer.Option(min=1, help="Alphabets it was trained on; ten more are invented.")] = 50,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the alphabets, as in training.")] = 0,
+    inner_steps: Steps = None,
+    device: Device = "auto",
+    test_tasks: TestTasks = 600,
+) -> None:
+    """N-way K-shot on invented alphabets: the ten after those that ``train glyphs`` trains on."""
+    with common.plain_errors():
+        learner = _load(context.obj, device)
+        _, unseen = common.glyphs(alphabets, _size(learner), seed=seed)
+        tasks = common.episodes(unseen, ways, shots, queries, within)
+        common.print_accuracy(learner, tasks, test_tasks, "invented characters", inner_steps)
+
+
+@evaluate.command()
+def sinusoid(
+    context: typer.Context,
+    shots: Points = 10,
+    inner_steps: Annotated[int, typer.Option(min=0, help="Inner steps K.")] = 10,
+    device: Device = "auto",
+    test_tasks: TestTasks = 600,
+) -> None:
+    """Sinusoid regression."""
+    with common.plain_errors():
+        tasks = mk.tasks.Sinusoids(shots=shots, queries=10)
+        common.print_losses(_load(context.obj, device), tasks, test_tasks, inner_steps)
+
+
+def _load(path: pathlib.Path, device: str) -> Any:
+    return mk.load(path).to(common.device_of(device)).eval()
+
+
+def _size(learner: Any) -> int:
+    """Height and width of the images that its network takes; 28 for one that takes any."""
+    sizes = (module.config["size"] for module in learner.modules() if isinstance(module, mk.models.ConvNet))
+    return next(sizes, None) or 28
