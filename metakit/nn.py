@@ -260,7 +260,8 @@ def norm_relu_pool(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor
     """``max over 2x2 patches of relu(gamma xhat + beta)``, with xhat standardised over each task and channel.
 
     The maximum of an increasing function is the function of the maximum: so pooling comes first, and the rest works on
-    a quarter of the pixels. Where gamma is negative, the smallest pixel wins: there both change their sign.
+    a quarter of the pixels. Where gamma is negative, the smallest pixel wins: there both change their sign. Under
+    ``statistics_from_first(rows)`` the mean and variance come from these rows alone.
 
     Shapes: ``x [T, N, C, H, W]`` to ``[T, N, C, H // 2, W // 2]``; ``gamma`` and ``beta`` ``[C]`` or ``[T, C]``.
     """
@@ -269,11 +270,7 @@ def norm_relu_pool(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor
         gamma, beta = gamma.view(shape), beta.view(shape)
     else:
         gamma, beta = gamma[:, None, None].expand(shape), beta[:, None, None].expand(shape)
-    if _statistics_rows.get() is None:
-        return _NormReluPool.apply(x, gamma, beta, eps)[0]
-    sign = _sign(gamma)
-    z = F.max_pool2d((_standardise(x, eps) * sign).flatten(0, 1), 2).unflatten(0, x.shape[:2])
-    return F.relu(z * (gamma * sign) + beta)
+    return _NormReluPool.apply(x, gamma, beta, eps, _statistics_rows.get() or x.shape[1])[0]
 
 
 def _sign(gamma: Tensor) -> Tensor:
@@ -285,23 +282,23 @@ class _NormReluPool(torch.autograd.Function):
     """``y = relu(scale z + beta)``, ``z = G xhat``, ``xhat = r (x - <x>)``, ``r = sign / sqrt(<(x - <x>)^2> + eps)``.
 
     sign is that of gamma, ``scale = sign gamma``; G gathers the winner of each patch, its transpose S scatters; ``<.>``
-    is the mean over the M rows and pixels of a task's channel. z, xhat and r are outputs too: the second derivative
-    reaches x through them, so x need not be kept.
+    is the mean over the M pixels of a task's channel in the rows that the statistics come from, ``seen``. z, xhat and r
+    are outputs too: the second derivative reaches x through them, so x need not be kept.
 
-        dm = dy where y > 0,    dbeta = sum dm,    dgamma = sign sum dm z,
-        u = S(scale dm + dz) + dxhat,    dx = r (u - <u> - xhat <u xhat>) - r^2 xhat dr / M
+        dm = dy where y > 0,    dbeta = sum dm,    dgamma = sign sum dm z,    u = S(scale dm + dz) + dxhat,
+        dx = r u,    in seen rows dx = r (u - (sum u + xhat (sum u xhat + r dr)) / M), with sums over all rows
     """
 
     @staticmethod
-    def forward(ctx, x, gamma, beta, eps):
-        sign = _sign(gamma)
-        if x.is_cuda:
-            variance, mean = torch.var_mean(x, (1, 3, 4), correction=0, keepdim=True)
+    def forward(ctx, x, gamma, beta, eps, rows):
+        sign, ctx.rows = _sign(gamma), rows
+        if x.is_cuda or rows < x.shape[1]:
+            variance, mean = _moments(x[:, :rows])
             r = sign * (variance + eps).rsqrt()
             xhat = (x - mean) * r
         else:
-            rows = _to_groups(x), sign.flatten(), None, None, None
-            xhat, _, rsqrt = torch.native_batch_norm(*rows, True, 0.0, eps)
+            inputs = _to_groups(x), sign.flatten(), None, None, None
+            xhat, _, rsqrt = torch.native_batch_norm(*inputs, True, 0.0, eps)
             xhat, r = _from_groups(xhat, len(x)), sign * rsqrt.view(sign.shape)
         z, index = F.max_pool2d(_to_groups(xhat), 2, return_indices=True)
         z = _from_groups(z, len(x))
@@ -316,54 +313,67 @@ class _NormReluPool(torch.autograd.Function):
         gamma, sign, y, z, xhat, r, index = ctx.saved_tensors
         if dz is None and dxhat is None and dr is None:
             if dy is None:
-                return None, None, None, None
-            return *_NormReluPoolBackward.apply(dy, gamma, sign, y, z, xhat, r, index), None
-        m = _count(xhat)
+                return None, None, None, None, None
+            return *_NormReluPoolBackward.apply(dy, gamma, sign, y, z, xhat, r, index, ctx.rows), None, None
+        m = _count(xhat, ctx.rows)
         dm = torch.zeros_like(y) if dy is None else torch.ops.aten.threshold_backward(dy, y, 0)
         to_z = dm * (gamma * sign) if dz is None else torch.addcmul(dz, dm, gamma * sign)
         u, sum_u, sum_uxhat = _scatter(to_z, xhat, index), _sum(to_z), _sum(to_z * z)
         if dxhat is not None:
             u, sum_u, sum_uxhat = u + dxhat, sum_u + _sum(dxhat), sum_uxhat + _sum(dxhat * xhat)
         along_xhat = sum_uxhat if dr is None else sum_uxhat + r * dr
-        dx = r * torch.addcmul(u - sum_u / m, xhat, along_xhat / -m)
-        return dx, sign * _sum(dm * z), _sum(dm), None
+        seen = torch.addcmul(u[:, : ctx.rows] - sum_u / m, xhat[:, : ctx.rows], along_xhat / -m)
+        dx = r * (seen if ctx.rows == u.shape[1] else torch.cat([seen, u[:, ctx.rows :]], 1))
+        return dx, sign * _sum(dm * z), _sum(dm), None, None
 
 
 class _NormReluPoolBackward(torch.autograd.Function):
     """``dx``, ``dgamma`` and ``dbeta`` of ``_NormReluPool`` for dy alone; linear in dy.
 
     With cotangents v, a and b of the three and ``e = G v - <v> - z <v xhat>``, the sum to be differentiated is
-    ``sum dm (r scale e + sign a z + b)``.
+    ``sum dm (r scale e + sign a z + b)``. It goes over all rows, ``<.>`` over those that the statistics come from.
     """
 
     @staticmethod
-    def forward(ctx, dy, gamma, sign, y, z, xhat, r, index):
+    def forward(ctx, dy, gamma, sign, y, z, xhat, r, index, rows):
+        ctx.rows = rows
         ctx.save_for_backward(dy, gamma, sign, y, z, xhat, r, index)
-        m = _count(xhat)
+        m = _count(xhat, rows)
         dm = torch.ops.aten.threshold_backward(dy, y, 0)
         dbeta, dscale, factor = _sum(dm), _sum(dm * z), r * (gamma * sign)
         dx = _scatter(dm * factor, xhat, index)
-        dx.addcmul_(xhat, dscale * factor, value=-1 / m).sub_(dbeta * factor / m)
+        dx[:, :rows].addcmul_(xhat[:, :rows], dscale * factor, value=-1 / m).sub_(dbeta * factor / m)
         return dx, sign * dscale, dbeta
 
     @staticmethod
     def backward(ctx, v, a, b):
         dy, gamma, sign, y, z, xhat, r, index = ctx.saved_tensors
-        m, scale, a = _count(xhat), gamma * sign, a * sign
+        m, scale, a = _count(xhat, ctx.rows), gamma * sign, a * sign
         factor = r * scale
         dm = torch.ops.aten.threshold_backward(dy, y, 0)
-        mean_v, mean_vxhat = _sum(v) / m, _sum(v * xhat) / m
+        seen = v[:, : ctx.rows]
+        mean_v, mean_vxhat = _sum(seen) / m, _sum(seen * xhat[:, : ctx.rows]) / m
         e = _gather(v, index, z) - torch.addcmul(mean_v, z, mean_vxhat)
         to_dm = torch.addcmul(torch.addcmul(b, z, a), e, factor)
         to_factor = _sum(dm * e)
         to_z = dm * (a - factor * mean_vxhat)
-        to_xhat = v * (factor * _sum(dm * z) / -m)
+        to_xhat = seen * (factor * _sum(dm * z) / -m)
+        if ctx.rows < v.shape[1]:
+            to_xhat = torch.cat([to_xhat, torch.zeros_like(v[:, ctx.rows :])], 1)
         to_dy = torch.ops.aten.threshold_backward(to_dm, y, 0)
-        return to_dy, to_factor * r * sign, None, None, to_z, to_xhat, to_factor * scale, None
+        return to_dy, to_factor * r * sign, None, None, to_z, to_xhat, to_factor * scale, None, None
 
 
-def _count(x: Tensor) -> int:
-    return x.shape[1] * x.shape[3] * x.shape[4]
+def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Variance and mean of each task's channel, ``[T, 1, C, 1, 1]``."""
+    if x.is_cuda:
+        return torch.var_mean(x, (1, 3, 4), correction=0, keepdim=True)
+    mean = x.mean((1, 3, 4), keepdim=True)
+    return (x - mean).square().mean((1, 3, 4), keepdim=True), mean
+
+
+def _count(x: Tensor, rows: int) -> int:
+    return rows * x.shape[3] * x.shape[4]
 
 
 def _sum(x: Tensor) -> Tensor:
