@@ -27,7 +27,6 @@ FLOORS = {
     "search": 5.5,
     "plots": 6,
     "the package itself": 6.5,  # the front door serves those who use the rooms, not the rooms
-    "search_cli": 6.8,  # half a floor down: the command line mounts it
     "cli": 7,
     "course": 7,
     "widgets": 7,

@@ -5,10 +5,12 @@ from __future__ import annotations
 import typer
 
 from metakit.cli.judge import evaluate
+from metakit.cli.search import search
 from metakit.cli.train import train
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Learn how machines learn to learn.")
 app.add_typer(train, name="train")
 app.add_typer(evaluate, name="evaluate")
+app.command()(search)
 
 __all__ = ["app"]
