@@ -215,6 +215,13 @@ def timing(row: Row) -> str:
     return spread(row.ms, min(row.rounds), max(row.rounds), digits)
 
 
+def renewed(path: pathlib.Path, entry: dict[str, Any], keys: Sequence[str]) -> list[dict[str, Any]]:
+    """The entries of a results file with this one added, or in the place of an earlier one of the same keys."""
+    before = json.loads(path.read_text())["results"] if path.exists() else []
+    kept = [other for other in before if any(other[key] != entry[key] for key in keys)]
+    return sorted([*kept, entry], key=lambda other: [str(other[key]) for key in keys])
+
+
 def write(output: pathlib.Path, title: str, facts: dict[str, Any], results: Any, text: str) -> None:
     """Write the figures as JSON and, beside it, as markdown under the date and the machine."""
     output.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,150 @@
+"""What the one-shot benchmarks share: where episodes come from, one recipe to train with, one way to judge."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import pathlib
+from typing import Any
+
+import measure
+import torch
+
+import metakit as mk
+from metakit.tasks.augment import affine, move
+
+# One recipe for every set of alphabets.
+WAYS, QUERIES, META_BATCH, WIDTH, LR = 20, 3, 2, 64, 2e-3
+AUGMENT = mk.tasks.Augment(rotate=10, scale=0.15, shear=0.2, shift=1.5, elastic=0.7, pen=0.3)
+# Episodes to judge on, each with one query a class.
+EPISODES = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixture:
+    """Several distributions as one: each batch comes from one of them, drawn by weight."""
+
+    parts: tuple[Any, ...]
+    weights: tuple[float, ...]
+
+    def sample(self, n_tasks: int, *, generator: torch.Generator, device: Any = None) -> mk.TaskBatch:
+        """A batch of tasks of one of the distributions."""
+        weights = torch.tensor(self.weights, device=generator.device)
+        part = self.parts[int(torch.multinomial(weights, 1, generator=generator))]
+        return part.sample(n_tasks, generator=generator, device=device)
+
+
+def episodes(data: mk.tasks.LabelledData) -> list[mk.tasks.Episodes]:
+    """Training episodes across all classes, and within one alphabet: the harder kind, and the one that is judged."""
+    shape = {"ways": WAYS, "shots": 1, "queries": QUERIES, "augment": AUGMENT}
+    return [mk.tasks.Episodes(data, **shape), mk.tasks.Episodes(data, within="alphabet", **shape)]
+
+
+def restyled(data: mk.tasks.LabelledData, copies: int, seed: int = 0) -> mk.tasks.LabelledData:
+    """The data, and each alphabet again ``copies`` times: slanted, stretched or mirrored, all its classes alike."""
+    generator, rows = torch.Generator().manual_seed(seed), data.x.shape[1]
+    alphabets = int(data.alphabet.max()) + 1
+    x, alphabet = [data.x], [data.alphabet]
+    for copy in range(copies):
+        turn, shear, wide, tall = (2 * torch.rand(alphabets, 4, generator=generator) - 1).unbind(1)
+        matrix = affine(0.35 * turn, torch.stack([0.35 * wide, 0.35 * tall], 1).exp(), 0.6 * shear)
+        matrix[:, :, 0] *= torch.where(torch.rand(alphabets, 1, generator=generator) < 0.5, -1.0, 1.0)
+        each = matrix[data.alphabet].repeat_interleave(rows, 0)
+        moved = move(data.rows.float() / 255, each, torch.zeros(len(each), 2))
+        x.append((255 * moved.clamp(0, 1)).byte().view_as(data.x))
+        alphabet.append(data.alphabet + alphabets * (copy + 1))
+    return mk.tasks.LabelledData(torch.cat(x), alphabet=torch.cat(alphabet))
+
+
+def train(parts: list[Any], weights: list[float], options: argparse.Namespace) -> mk.History:
+    """Train a prototypical network for so many minutes, and save it."""
+    torch.manual_seed(options.seed)
+    learner = mk.ProtoNet(mk.models.ConvNet(width=WIDTH), protocol="inductive")
+    history = mk.fit(
+        learner,
+        Mixture(tuple(parts), tuple(weights)),
+        minutes=options.minutes,
+        meta_batch=META_BATCH,
+        lr=LR,
+        schedule="OneCycleLR",
+        seed=options.seed,
+        device=options.device,
+        checkpoint=options.checkpoint,
+        resume=options.checkpoint is not None and options.checkpoint.exists(),
+    )
+    mk.save(learner.to("cpu"), options.save)
+    return history
+
+
+def judge(path: pathlib.Path) -> dict[str, dict[str, Any]]:
+    """Error of the saved learner, in percent, on characters of the 20 alphabets of Omniglot's evaluation part."""
+    learner, unseen = mk.load(path), mk.tasks.omniglot(split="evaluation")
+    pixels = mk.NearestNeighbour()
+    problems = {
+        "20-way 1-shot within an alphabet, one drawer's against another's": {"ways": 20, "drawers": "different"},
+        "20-way 1-shot within an alphabet": {"ways": 20},
+        "5-way 1-shot across alphabets": {"ways": 5, "within": None},
+    }
+    figures = {}
+    for name, problem in problems.items():
+        tasks = mk.tasks.Episodes(unseen, shots=1, queries=1, **{"within": "alphabet"} | problem)
+        figures[name] = {"pixels, nearest neighbour": _error(pixels, tasks, "inductive")}
+        figures[name] |= {protocol: _error(learner, tasks, protocol) for protocol in ("inductive", "transductive")}
+    return figures
+
+
+def _error(learner: Any, tasks: mk.tasks.Episodes, protocol: str) -> tuple[float, float]:
+    """Mean error over episodes and half its 95% interval, in percent."""
+    result = mk.evaluate(learner, tasks, n_tasks=EPISODES, protocol=protocol, seed=1)
+    low, high = result.interval()
+    return 100 * (1 - float(result.mean()[-1])), 50 * float(high[-1] - low[-1])
+
+
+def arguments(about: str) -> argparse.ArgumentParser:
+    """The options that both take."""
+    parser = argparse.ArgumentParser(description=about.splitlines()[0])
+    parser.add_argument("--minutes", type=float, default=10.0, help="of training")
+    parser.add_argument("--save", type=pathlib.Path, required=True, help="file for the trained learner")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument(
+        "--checkpoint", type=pathlib.Path, help="file to keep the run in, and to go on from if it is there"
+    )
+    return parser
+
+
+def report(name: str, title: str, entry: str, history: mk.History, options: argparse.Namespace, note: str) -> None:
+    """Judge what was saved, and write or renew its entry in the results."""
+    figures = judge(options.save)
+    place = torch.cuda.get_device_name() if options.device.startswith("cuda") else "cpu"
+    facts = measure.machine(torch=torch.__version__, threads=torch.get_num_threads(), device=place)
+    entries = measure.renewed(
+        measure.RESULTS / f"{name}.json",
+        {
+            "entry": entry,
+            "seed": options.seed,
+            "minutes": history.seconds / 60,
+            "outer_steps": history.steps,
+            "loss": sum(history.loss[-100:]) / len(history.loss[-100:]),
+            "saved_mb": options.save.stat().st_size / 1e6,
+            "error": figures,
+            "machine": facts,
+        },
+        ("entry", "seed"),
+    )
+    head = ("trained on", "seed", "minutes", "outer steps", "problem", "inductive %", "transductive %", "pixels %")
+    body = [
+        (e["entry"], e["seed"], f"{e['minutes']:.1f}", e["outer_steps"], problem, *map(_shown, _in_order(errors)))
+        for e in entries
+        for problem, errors in e["error"].items()
+    ]
+    text = f"{EPISODES} episodes of one query a class; error with its 95% interval over episodes. {note}"
+    measure.write(measure.RESULTS / f"{name}.json", title, facts, entries, f"{text}\n\n{measure.table(head, body)}")
+
+
+def _in_order(errors: dict[str, Any]) -> list[Any]:
+    return [errors["inductive"], errors["transductive"], errors["pixels, nearest neighbour"]]
+
+
+def _shown(error: tuple[float, float]) -> str:
+    return f"{error[0]:.1f} +- {error[1]:.1f}"
