@@ -19,7 +19,7 @@ def main() -> None:
     """Invent, train, save, judge, and write the results."""
     options = handwriting.arguments(__doc__).parse_args()
     data = mk.tasks.Glyphs(ALPHABETS, CHARACTERS, progress=True)
-    history = handwriting.train(handwriting.episodes(data), [1.0, 1.0], options)
+    history = handwriting.train(data, options)
     note = f"{ALPHABETS} invented alphabets of {CHARACTERS} characters; inventing them is not counted in the minutes."
     handwriting.report("glyphs_to_omniglot", "From invented alphabets to real ones", "Glyphs", history, options, note)
 

@@ -1,4 +1,4 @@
-"""What the one-shot benchmarks share: where episodes come from, one recipe to train with, one way to judge."""
+"""What the one-shot benchmarks share: one recipe to train with, one way to judge."""
 
 from __future__ import annotations
 
@@ -9,35 +9,51 @@ from typing import Any
 
 import measure
 import torch
+import torch.nn.functional as F
 
 import metakit as mk
 from metakit.tasks.augment import affine, move
 
 # One recipe for every set of alphabets.
-WAYS, QUERIES, META_BATCH, WIDTH, LR = 20, 3, 2, 64, 2e-3
+WIDTH, BLOCKS, ROWS, LR, SMOOTHING = 64, 3, 64, 4e-3, 0.1
 AUGMENT = mk.tasks.Augment(rotate=10, scale=0.15, shear=0.2, shift=1.5, elastic=0.7, pen=0.3)
 # Episodes to judge on, each with one query a class.
 EPISODES = 1000
 
 
-@dataclasses.dataclass(frozen=True)
-class Mixture:
-    """Several distributions as one: each batch comes from one of them, drawn by weight."""
+class CosineClassifier(torch.nn.Module):
+    """Tell all training classes apart by the direction of their embedding: ``score_n(x) = s cos(f(x), w_n)``.
 
-    parts: tuple[Any, ...]
-    weights: tuple[float, ...]
+    Where classes are few, this teaches an embedding more than episodes do; a class of a new task is then the mean of
+    its embedded support rows, as in a prototypical network. Source: Gidaris and Komodakis 2018, section 3.2.
+    """
+
+    optimizer, lr = torch.optim.AdamW, LR
+
+    def __init__(self, embedding: mk.models.ConvNet, classes: int) -> None:
+        super().__init__()
+        self.embedding = embedding
+        self.directions = torch.nn.Parameter(0.05 * torch.randn(classes, embedding.features))
+        self.scale = torch.nn.Parameter(torch.tensor(15.0))
+
+    def forward(self, batch: mk.TaskBatch) -> torch.Tensor:
+        x, y = torch.cat([batch.support_x, batch.query_x], 1), torch.cat([batch.support_y, batch.query_y], 1)
+        scores = self.scale * F.normalize(self.embedding(x), dim=-1) @ F.normalize(self.directions, dim=-1).T
+        each = F.cross_entropy(scores.flatten(0, 1), y.flatten(), reduction="none", label_smoothing=SMOOTHING)
+        return each.view(y.shape).mean(1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmented:
+    """Batches of another distribution, each picture changed a little."""
+
+    tasks: Any
 
     def sample(self, n_tasks: int, *, generator: torch.Generator, device: Any = None) -> mk.TaskBatch:
-        """A batch of tasks of one of the distributions."""
-        weights = torch.tensor(self.weights, device=generator.device)
-        part = self.parts[int(torch.multinomial(weights, 1, generator=generator))]
-        return part.sample(n_tasks, generator=generator, device=device)
-
-
-def episodes(data: mk.tasks.LabelledData) -> list[mk.tasks.Episodes]:
-    """Training episodes across all classes, and within one alphabet: the harder kind, and the one that is judged."""
-    shape = {"ways": WAYS, "shots": 1, "queries": QUERIES, "augment": AUGMENT}
-    return [mk.tasks.Episodes(data, **shape), mk.tasks.Episodes(data, within="alphabet", **shape)]
+        """As the distribution's own."""
+        batch = self.tasks.sample(n_tasks, generator=generator, device=device)
+        sides = (AUGMENT(x.flatten(0, 1), generator).view_as(x) for x in (batch.support_x, batch.query_x))
+        return dataclasses.replace(batch, **dict(zip(("support_x", "query_x"), sides, strict=True)))
 
 
 def restyled(data: mk.tasks.LabelledData, copies: int, seed: int = 0) -> mk.tasks.LabelledData:
@@ -56,23 +72,22 @@ def restyled(data: mk.tasks.LabelledData, copies: int, seed: int = 0) -> mk.task
     return mk.tasks.LabelledData(torch.cat(x), alphabet=torch.cat(alphabet))
 
 
-def train(parts: list[Any], weights: list[float], options: argparse.Namespace) -> mk.History:
-    """Train a prototypical network for so many minutes, and save it."""
+def train(data: mk.tasks.LabelledData, options: argparse.Namespace) -> mk.History:
+    """Train an embedding for so many minutes, and save it as a prototypical network."""
     torch.manual_seed(options.seed)
-    learner = mk.ProtoNet(mk.models.ConvNet(width=WIDTH), protocol="inductive")
+    learner = CosineClassifier(mk.models.ConvNet(width=WIDTH, blocks=BLOCKS), len(data))
     history = mk.fit(
         learner,
-        Mixture(tuple(parts), tuple(weights)),
+        Augmented(mk.tasks.Pooled(data, rows=ROWS)),
         minutes=options.minutes,
-        meta_batch=META_BATCH,
-        lr=LR,
+        meta_batch=1,
         schedule="OneCycleLR",
         seed=options.seed,
         device=options.device,
         checkpoint=options.checkpoint,
         resume=options.checkpoint is not None and options.checkpoint.exists(),
     )
-    mk.save(learner.to("cpu"), options.save)
+    mk.save(mk.ProtoNet(learner.embedding.cpu(), distance="cosine", protocol="inductive"), options.save)
     return history
 
 
