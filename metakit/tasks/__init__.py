@@ -1,6 +1,7 @@
 """Task distributions: what a learner is trained on and judged by, each with ``.sample(n_tasks) -> TaskBatch``."""
 
 from metakit.tasks.augment import Augment
+from metakit.tasks.clusters import kmeans
 from metakit.tasks.datasets import digits, omniglot
 from metakit.tasks.disjoint import check_disjoint
 from metakit.tasks.episodes import Episodes
@@ -19,5 +20,6 @@ __all__ = [
     "Sinusoids",
     "check_disjoint",
     "digits",
+    "kmeans",
     "omniglot",
 ]
