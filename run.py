@@ -4,6 +4,8 @@
     python3 run.py lab              open the course in JupyterLab   (--port N, --no-browser)
     python3 run.py test             check everything                (words after it go to pytest: test -k maml)
     python3 run.py train sinusoid   the same jobs in the terminal   (any other words: python -m metakit ...)
+    python3 run.py slides           build the decks into slides/build/     (names of decks after it: only these)
+    python3 run.py student FOLDER   write the notebooks without solutions  (or: instructor FOLDER, nbgrader FOLDER)
     python3 run.py setup            only make .venv and install into it
 
 Each of them makes .venv when it is missing or out of date; nothing is installed outside this folder.
@@ -26,6 +28,7 @@ VENV = ROOT / ".venv"
 PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 STAMP = VENV / "metakit-stamp"
 UNFINISHED = "unfinished"
+EDITIONS = ("student", "instructor", "nbgrader")
 FIRST_LESSON = "notebooks/00_start_here.ipynb"
 OLDEST, NEWEST = (3, 11), (3, 13)
 NETWORK_WORDS = ("connection", "name resolution", "getaddrinfo", "timed out", "retries", "(from versions: none)")
@@ -43,11 +46,16 @@ def main(words):
         return 0
     try:
         options = lab_options(words[1:]) if words[0] == "lab" else None
+        edition = edition_command(words) if words[0] in EDITIONS else None
         set_up()
         if words[0] == "setup":
             return 0
         if options:
             return lab(options)
+        if edition:
+            return child(edition)
+        if words[0] == "slides":
+            return child([PYTHON, "slides/build.py", *words[1:]])
         if words[0] == "test":
             return test(words[1:])
         return child([PYTHON, "-m", "metakit", *words])
@@ -144,12 +152,12 @@ def make_venv():
 
 
 def install():
-    """Install the package, the lab and the tests into .venv, showing pip's last words if that fails."""
+    """Install the package, the lab, the slides and the tests into .venv, showing pip's last words if that fails."""
     print("Installing the packages into .venv (the first time takes a few minutes) ...", flush=True)
     before = read_stamp() or "none"
     STAMP.write_text(UNFINISHED)
     command = [str(PYTHON), "-m", "pip", "--disable-pip-version-check", "install", "--no-input"]
-    command += ["-c", "constraints.txt", "-e", ".[lab,test]"]
+    command += ["-c", "constraints.txt", "-e", ".[lab,slides,test]"]
     sys.stdout.reconfigure(errors="replace")  # pip's signs may be none of this terminal's
     last = collections.deque(maxlen=12)
     offline = False
@@ -255,25 +263,34 @@ def lab(options):
         return 0
 
 
+def edition_command(words):
+    """Read the folder of `student` and its kin; it is meant from where the reader stands."""
+    if len(words) != 2:
+        raise Failure(f"'{words[0]}' takes one folder to write into, for example 'python3 run.py {words[0]} handout'.")
+    return [PYTHON, "notebooks/editions.py", words[0], os.path.abspath(words[1])]
+
+
 def test(words):
     """Run every check to its end and sum them up; words go to pytest alone."""
     pytest = [PYTHON, "-m", "pytest"]
     if words:
         return child(pytest + words)
     nbval = ["--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=120", "notebooks"]
+    # As many at once as there are cores, each with one thread: more would wait for each other.
+    shared, one_thread = ["-n", "auto", "--dist", "loadfile"], {"OMP_NUM_THREADS": "1"}
     parts = [
         ("lint", [PYTHON, "-m", "ruff", "check"]),
         ("format", [PYTHON, "-m", "ruff", "format", "--check"]),
         ("types", [PYTHON, "-m", "mypy"]),
-        ("unit tests, doctests", [*pytest, "-q", "-m", "not browser"]),
-        ("notebooks", [*pytest, "-q", *nbval]),
-        ("browser", [*pytest, "-q", "-m", "browser", "tests/test_browser.py"]),
+        ("unit tests, doctests", [*pytest, "-q", *shared, "-m", "not browser"]),
+        ("notebooks", [*pytest, "-q", *shared, *nbval]),
+        ("browser", [*pytest, "-q", "-m", "browser", "tests/test_browser.py", "tests/test_slides.py"]),
     ]
     lines, failed = [], 0
     for name, command in parts:
         print(f"\n--- {name}", flush=True)
         started = time.time()
-        status = child(command)
+        status = child(command, **(one_thread if "-n" in command else {}))
         failed += bool(status)
         lines.append("{:<22}{:<8}{:>7.1f} s".format(name, "FAILED" if status else "passed", time.time() - started))
     print("\n" + "\n".join(lines))

@@ -183,7 +183,7 @@ def test_other_words_are_handed_to_the_package(run, monkeypatch):
 
 def test_every_part_is_run_though_one_fails(run, monkeypatch, capsys):
     calls = []
-    monkeypatch.setattr(run, "child", lambda command: calls.append(command) or int("mypy" in command))
+    monkeypatch.setattr(run, "child", lambda command, **_: calls.append(command) or int("mypy" in command))
     assert run.test([]) == 1
     summary = capsys.readouterr().out.splitlines()
     assert len(calls) == 6
