@@ -4,11 +4,33 @@ course.check("inner_step", inner_step)      # a verdict, with the reason if it i
 course.quiz("outer_loop")                   # cards to click, each answer explained
 """
 
-from metakit.course import outer_loop, start_here
+from metakit.course import (
+    algorithm_steps,
+    architecture_search,
+    background,
+    challenges,
+    concepts,
+    few_shot_images,
+    inner_loop,
+    outer_loop,
+    start_here,
+    trends,
+)
 from metakit.course.exercises import Exercise, Mistake, Verdict, judge
 from metakit.course.quizzes import Question, Quiz
 
-LESSONS = {"start_here": start_here, "outer_loop": outer_loop}
+LESSONS = {
+    "start_here": start_here,
+    "background": background,
+    "concepts": concepts,
+    "algorithm_steps": algorithm_steps,
+    "inner_loop": inner_loop,
+    "outer_loop": outer_loop,
+    "architecture_search": architecture_search,
+    "few_shot_images": few_shot_images,
+    "challenges": challenges,
+    "trends": trends,
+}
 EXERCISES = {exercise.name: exercise for lesson in LESSONS.values() for exercise in lesson.EXERCISES}
 
 __all__ = ["EXERCISES", "LESSONS", "Exercise", "Mistake", "Question", "Quiz", "Verdict", "check", "quiz"]

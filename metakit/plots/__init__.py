@@ -6,6 +6,8 @@ plots.show(fig, "Loss at each outer step; it falls from 4 to 0.6.")
 """
 
 from metakit.plots.adaptation import Adaptation, draw_adaptation, draw_steps
+from metakit.plots.challenges import Outside, Sweep, draw_against, draw_layers, draw_outside
+from metakit.plots.clusters import Clusters, draw_clusters
 from metakit.plots.compare import draw_comparison
 from metakit.plots.descent import Race, draw_race
 from metakit.plots.figures import (
@@ -24,10 +26,14 @@ from metakit.plots.figures import (
     png,
     show,
 )
+from metakit.plots.images import Drawn, EmbeddingMap, Episode, draw_drawn, draw_embedding, draw_episode
 from metakit.plots.learning import draw_evaluation, draw_history, draw_rates
+from metakit.plots.loops import draw_loops
 from metakit.plots.search import draw_distribution, draw_population, draw_search
 from metakit.plots.stages import TITLES, Stage, draw_progress
+from metakit.plots.starts import HeadStart, draw_head_start
 from metakit.plots.surface import Surface, draw_surface, draw_weighting
+from metakit.plots.timeline import Event, draw_timeline
 
 __all__ = [
     "BLACK",
@@ -42,15 +48,32 @@ __all__ = [
     "TITLES",
     "YELLOW",
     "Adaptation",
+    "Clusters",
+    "Drawn",
+    "EmbeddingMap",
+    "Episode",
+    "Event",
+    "HeadStart",
+    "Outside",
     "Race",
     "Stage",
     "Surface",
+    "Sweep",
     "check_alt",
     "draw_adaptation",
+    "draw_against",
+    "draw_clusters",
     "draw_comparison",
     "draw_distribution",
+    "draw_drawn",
+    "draw_embedding",
+    "draw_episode",
     "draw_evaluation",
+    "draw_head_start",
     "draw_history",
+    "draw_layers",
+    "draw_loops",
+    "draw_outside",
     "draw_population",
     "draw_progress",
     "draw_race",
@@ -58,6 +81,7 @@ __all__ = [
     "draw_search",
     "draw_steps",
     "draw_surface",
+    "draw_timeline",
     "draw_weighting",
     "figure",
     "png",

@@ -1,7 +1,53 @@
 """Things to turn and see: each explorer has a pure ``compute(...) -> record``, a ``draw``, and thin controls."""
 
 from metakit.widgets.adaptation import AdaptationExplorer, adaptation, draw_adaptation_and_steps
+from metakit.widgets.canvas import Canvas, ink, recognise
+from metakit.widgets.challenges import OutsideExplorer, outside
+from metakit.widgets.clusters import FEATURES, ClusterExplorer, features, sorted_drawings
+from metakit.widgets.descent import DescentExplorer, descent
+from metakit.widgets.embedding import embedding_map
+from metakit.widgets.episodes import EpisodeExplorer, episode
 from metakit.widgets.explorer import Explorer, show_widget
 from metakit.widgets.live import LiveCurve
+from metakit.widgets.presets import Presets
+from metakit.widgets.race import RaceExplorer, head_start, racers
+from metakit.widgets.search import NETWORKS, STRATEGIES, SearchExplorer, SearchRound, hidden_rows, search_rounds
+from metakit.widgets.steps import StepsExplorer, seven_steps
+from metakit.widgets.surface import SurfaceExplorer, surface
 
-__all__ = ["AdaptationExplorer", "Explorer", "LiveCurve", "adaptation", "draw_adaptation_and_steps", "show_widget"]
+__all__ = [
+    "FEATURES",
+    "NETWORKS",
+    "STRATEGIES",
+    "AdaptationExplorer",
+    "Canvas",
+    "ClusterExplorer",
+    "DescentExplorer",
+    "EpisodeExplorer",
+    "Explorer",
+    "LiveCurve",
+    "OutsideExplorer",
+    "Presets",
+    "RaceExplorer",
+    "SearchExplorer",
+    "SearchRound",
+    "StepsExplorer",
+    "SurfaceExplorer",
+    "adaptation",
+    "descent",
+    "draw_adaptation_and_steps",
+    "embedding_map",
+    "episode",
+    "features",
+    "head_start",
+    "hidden_rows",
+    "ink",
+    "outside",
+    "racers",
+    "recognise",
+    "search_rounds",
+    "seven_steps",
+    "show_widget",
+    "sorted_drawings",
+    "surface",
+]
