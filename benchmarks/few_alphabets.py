@@ -14,7 +14,7 @@ import handwriting
 
 import metakit as mk
 
-COPIES = 4
+COPIES = 1
 
 
 def main() -> None:
