@@ -75,7 +75,7 @@ def restyled(data: mk.tasks.LabelledData, copies: int, seed: int = 0) -> mk.task
 def train(data: mk.tasks.LabelledData, options: argparse.Namespace) -> mk.History:
     """Train an embedding for so many minutes, and save it as a prototypical network."""
     torch.manual_seed(options.seed)
-    learner = CosineClassifier(mk.models.ConvNet(width=WIDTH, blocks=BLOCKS), len(data))
+    learner = CosineClassifier(mk.models.ConvNet(width=WIDTH, blocks=BLOCKS, frame=True), len(data))
     history = mk.fit(
         learner,
         Augmented(mk.tasks.Pooled(data, rows=ROWS)),

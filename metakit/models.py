@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from metakit.nn import ConvBlock, Flatten, Linear
+from metakit.nn import ConvBlock, Flatten, Frame, Linear
 
 _ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid, "gelu": nn.GELU, "silu": nn.SiLU}
 
@@ -62,6 +62,7 @@ class ConvNet(nn.Module):
         width: channels of each block.
         blocks: number of blocks.
         outputs: number of classes N, or ``None`` for an embedding.
+        frame: bring the ink of each picture to the middle and to one spread first (``metakit.nn.Frame``).
 
     Raises:
         ValueError: if a size is not positive, or the image too small for the blocks.
@@ -75,7 +76,14 @@ class ConvNet(nn.Module):
     """
 
     def __init__(
-        self, *, channels: int = 1, size: int = 28, width: int = 64, blocks: int = 4, outputs: int | None = None
+        self,
+        *,
+        channels: int = 1,
+        size: int = 28,
+        width: int = 64,
+        blocks: int = 4,
+        outputs: int | None = None,
+        frame: bool = False,
     ) -> None:
         config = {"channels": channels, "size": size, "width": width, "blocks": blocks, "outputs": outputs}
         for name, value in config.items():
@@ -87,14 +95,15 @@ class ConvNet(nn.Module):
                 f"Use {size.bit_length() - 1} blocks at most."
             )
         super().__init__()
+        self.frame: nn.Module = Frame() if frame else nn.Identity()
         self.blocks = nn.Sequential(*(ConvBlock(channels if i == 0 else width, width) for i in range(blocks)))
         self.flatten = Flatten()
         self.features = width * (size >> blocks) ** 2
         self.head: nn.Module = nn.Identity() if outputs is None else Linear(self.features, outputs)
-        self.config = config
+        self.config = {**config, "frame": frame}
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.flatten(self.blocks(x)))
+        return self.head(self.flatten(self.blocks(self.frame(x))))
 
 
 def _check_positive(name: str, value: int) -> None:
