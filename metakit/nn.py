@@ -205,10 +205,16 @@ def _per_channel(values: Tensor, like: Tensor) -> Tensor:
 
 def _standardise(x: Tensor, eps: float) -> Tensor:
     rows = _statistics_rows.get()
-    seen = x if rows is None else x[..., :rows, :, :, :]
-    mean = seen.mean((-4, -2, -1), keepdim=True)
-    variance = (seen - mean).square().mean((-4, -2, -1), keepdim=True)
+    variance, mean = _moments(x if rows is None else x[..., :rows, :, :, :])
     return (x - mean) * (variance + eps).rsqrt()
+
+
+def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Variance and mean of each task's channel, ``[..., 1, C, 1, 1]``."""
+    if x.is_cuda:
+        return torch.var_mean(x, (-4, -2, -1), correction=0, keepdim=True)
+    mean = x.mean((-4, -2, -1), keepdim=True)
+    return (x - mean).square().mean((-4, -2, -1), keepdim=True), mean
 
 
 # --- Convolution with a kernel per task: three maps, each linear in either argument, closed under differentiation. ---
@@ -415,14 +421,6 @@ class _NormReluPoolBackward(torch.autograd.Function):
             to_xhat = torch.cat([to_xhat, torch.zeros_like(v[:, ctx.rows :])], 1)
         to_dy = torch.ops.aten.threshold_backward(to_dm, y, 0)
         return to_dy, to_factor * r * sign, None, None, to_z, to_xhat, to_factor * scale, None, None
-
-
-def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Variance and mean of each task's channel, ``[T, 1, C, 1, 1]``."""
-    if x.is_cuda:
-        return torch.var_mean(x, (1, 3, 4), correction=0, keepdim=True)
-    mean = x.mean((1, 3, 4), keepdim=True)
-    return (x - mean).square().mean((1, 3, 4), keepdim=True), mean
 
 
 def _count(x: Tensor, rows: int) -> int:
