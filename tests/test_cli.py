@@ -38,8 +38,8 @@ def test_the_terminal_and_the_functions_give_the_same_scores():
     assert f"          5 {mean[5]:6.3f}" in printed
 
 
-@pytest.mark.parametrize("learner", ["meta-sgd", "anil", "reptile"])
-def test_every_learner_trains(learner):
+@pytest.mark.parametrize("learner", ["maml++", "meta-sgd", "anil", "reptile", "ridge", "finetune"])
+def test_every_learner_of_curves_trains(learner):
     result = run("train", "sinusoid", "--learner", learner, "--steps", 2, "--test-tasks", 5)
     assert result.exit_code == 0, result.output
 
@@ -53,14 +53,46 @@ def test_every_learner_trains(learner):
         (("--learner", "protonet"), "targets must be class numbers"),
         (("--schedule", "Cosine"), "schedule must name a class of torch.optim.lr_scheduler"),
         (("--minutes", -1), "minutes must be a positive number, got -1.0"),
-        (("--inner-lr", 1e9, "--inner-steps", 20), "At outer step 1 the"),
+        (("--learner", "maml++", "--inner-steps", 0), "needs a MAML of at least one inner step"),
+        (("--device", "toaster"), "device toaster is not there"),
     ],
 )
-def test_what_the_user_can_mend_ends_in_one_sentence(words, message):
-    result = run("train", "sinusoid", "--steps", 3, "--test-tasks", 5, *words)
-    assert result.exit_code == 1
-    assert result.output.startswith("metakit: ") and message in result.output
-    assert "Traceback" not in result.output
+def test_words_that_cannot_be_meant_end_in_one_sentence(words, message):
+    assert message in refused("train", "sinusoid", "--steps", 3, "--test-tasks", 5, *words)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("trian",), "No such command 'trian'"),
+        (("train", "sinus"), "No such command 'sinus'"),
+        (("train", "sinusoid", "--step", "3"), "No such option: --step"),
+        (("train", "sinusoid", "--steps", "many"), "Invalid value for '--steps'"),
+        (("train", "sinusoid", "--learner", "mlp"), "'mlp' is not one of 'maml', 'maml++'"),
+        (("train", "sinusoid", "--save", "."), "'.' is a directory"),
+        (("train", "sinusoid", "--seed", 10**30), "Invalid value for '--seed'"),
+        (("train", "glyphs", "--width", 0), "Invalid value for '--width'"),
+        (("evaluate", "model.pt"), "Missing command"),
+        (("evaluate", ".", "glyphs"), "'.' is a directory"),
+        (("search", "--units", 1.5), "Invalid value for '--units'"),
+        (("search", "much"), "unexpected extra argument"),
+    ],
+)
+def test_nonsense_ends_in_one_line_that_names_it(words, message):
+    result = run(*words)
+    *_, last = result.output.splitlines()
+    assert result.exit_code == 2 and isinstance(result.exception, SystemExit)
+    assert last.startswith("Error: ") and message in last
+
+
+def test_what_goes_wrong_on_the_way_is_told_apart_from_wrong_words():
+    words = "--steps", 3, "--test-tasks", 5, "--inner-lr", 1e9, "--inner-steps", 20
+    result = run("train", "sinusoid", *words)
+    assert result.exit_code == 1 and result.output.startswith("metakit: At outer step 1 the")
+
+
+def test_the_search_knows_the_devices_too():
+    assert "device toaster is not there" in refused("search", "--device", "toaster")
 
 
 PROTOCOLS = re.compile(r"^transductive +\d+\.\d\d %   [\d.-]+ to [\d.]+\ninductive +\d+\.\d\d %   ", re.MULTILINE)
@@ -86,7 +118,9 @@ def test_train_omniglot_names_both_protocols(learner, data, tmp_path):
     assert "5-way 1-shot, Omniglot small1, 4 tasks" in result.output and PROTOCOLS.search(result.output)
 
 
-@pytest.mark.parametrize("learner", ["protonet", "matching", "ridge", "maml", "anil", "meta-sgd", "reptile"])
+@pytest.mark.parametrize(
+    "learner", ["protonet", "matching", "ridge", "maml", "maml++", "anil", "meta-sgd", "reptile", "finetune"]
+)
 def test_train_glyphs_saves_a_learner_that_evaluate_scores_alike(learner, tmp_path):
     model = tmp_path / "model.pt"
     result = run("train", "glyphs", "--alphabets", 1, "--learner", learner, *SMALL, "--save", model)
@@ -95,6 +129,32 @@ def test_train_glyphs_saves_a_learner_that_evaluate_scores_alike(learner, tmp_pa
     again = run("evaluate", model, "glyphs", "--alphabets", 1, "--test-tasks", 4, "--queries", 2, "--device", "cpu")
     assert again.exit_code == 0, again.output
     assert PROTOCOLS.search(result.output) and scores(result.output) == scores(again.output)
+
+
+def trained(tmp_path, *words):
+    """The learner that ``train glyphs`` keeps."""
+    result = run("train", "glyphs", "--alphabets", 1, *SMALL, "--save", tmp_path / "model.pt", *words)
+    assert result.exit_code == 0, result.output
+    return mk.load(tmp_path / "model.pt")
+
+
+def test_maml_plus_plus_anneals_and_learns_a_rate_for_each_tensor_and_step(tmp_path):
+    learner = trained(tmp_path, "--learner", "maml++", "--inner-steps", 3)
+    assert learner.step_weights.tolist() == pytest.approx([0.998 / 3, 0.998 / 3, 0.998 / 3 + 0.002])
+    assert {rate.shape for rate in learner.maml.rule.rates.values()} == {(3,)}
+
+
+def test_finetune_learns_all_classes_at_once(tmp_path):
+    learner = trained(tmp_path, "--learner", "finetune")
+    assert learner.model.config["outputs"] == 20 and learner.steps == 10, "an alphabet has 20 characters"
+
+
+def test_augmented_pictures_train_another_learner(tmp_path):
+    plain, again, augmented = (trained(tmp_path, *words).state_dict() for words in ((), (), ("--augment",)))
+    assert all(torch.equal(plain[name], again[name]) for name in plain)
+    assert not all(torch.equal(plain[name], augmented[name]) for name in plain)
+    words = "--alphabets", 1, "--learner", "finetune", "--augment"
+    assert "--augment changes episodes" in refused("train", "glyphs", *words)
 
 
 def scores(output):
@@ -117,9 +177,9 @@ def test_training_by_the_clock_with_a_schedule():
 
 def refused(*words):
     result = run(*words)
-    assert result.exit_code == 1, result.output
-    assert "Traceback" not in result.output and isinstance(result.exception, SystemExit)
-    assert result.output.startswith("metakit: ")
+    assert result.exit_code == 2, result.output
+    assert isinstance(result.exception, SystemExit)
+    assert result.output.startswith("metakit: ") and len(result.output.splitlines()) == 1
     return result.output
 
 
@@ -185,6 +245,15 @@ def test_a_corrupted_drawing_and_a_missing_folder_end_in_one_sentence(tmp_path, 
 
 def archives(data):
     return next(path.parent for path in sorted(Path(data).rglob("images_evaluation.zip")))
+
+
+def test_each_command_of_the_readme_is_one(root):
+    readme = (root / "README.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^    python3 run\.py ((?:train|evaluate|search)\b[^#\n]*)", readme, re.MULTILINE)
+    assert len(commands) >= 5
+    for command in commands:
+        result = run(*command.split(), "--help")  # all words are read before --help is
+        assert result.exit_code == 0, result.output
 
 
 def test_the_ten_lines_of_the_readme_run(root, capsys):

@@ -167,7 +167,7 @@ def test_the_classes_that_the_command_line_judges_on_are_not_those_it_trains_on(
     mk.tasks.check_disjoint(seen, unseen)
     monkeypatch.setattr(common, "glyphs", lambda *_, **__: (seen, seen))
     result = CliRunner().invoke(app, ["train", "glyphs", "--steps", "1", "--test-tasks", "2"])
-    assert result.exit_code == 1 and "classes are in both sets" in result.output
+    assert result.exit_code == 2 and "classes are in both sets" in result.output
 
 
 @pytest.mark.parametrize(

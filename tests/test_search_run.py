@@ -1,11 +1,13 @@
 """A search from end to end: honest selection, resume, stop, table, gradient-based structure, terminal, pictures."""
 
 import dataclasses
+import io
 import math
 import sys
 
 import pytest
 import torch
+from tqdm import tqdm
 from typer.testing import CliRunner
 
 import metakit as mk
@@ -276,7 +278,13 @@ def test_the_terminal_and_the_functions_give_the_same_answer():
 
 def test_what_the_user_can_mend_ends_in_one_sentence():
     ended = terminal("--resume", "--rounds", 1)
-    assert ended.exit_code == 1 and ended.output.startswith("metakit: resume=True needs checkpoint=")
+    assert ended.exit_code == 2 and ended.output.startswith("metakit: resume=True needs checkpoint=")
+
+
+def test_the_bar_of_a_search_ends_at_its_end():
+    with tqdm(total=1, file=io.StringIO()) as bar:
+        S.train([{"units": 2}, {"units": 3}], data()[0], steps=100, bar=bar)
+        assert bar.n == pytest.approx(1) and bar.n <= 1  # beyond, tqdm warns
 
 
 def test_pictures_hold_what_the_record_holds():

@@ -8,7 +8,9 @@ from metakit.cli.judge import evaluate
 from metakit.cli.search import search
 from metakit.cli.train import train
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, help="Learn how machines learn to learn.")
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, rich_markup_mode=None, help="Learn how machines learn to learn."
+)
 app.add_typer(train, name="train")
 app.add_typer(evaluate, name="evaluate")
 app.command()(search)

@@ -1,12 +1,14 @@
-"""What the commands share: options with their help, learners by name, tables of scores, errors in one sentence."""
+"""What the commands share: options with their help, tables of scores, errors in one sentence."""
 
 from __future__ import annotations
 
-import contextlib
+import dataclasses
 import enum
+import functools
+import inspect
 import pathlib
-from collections.abc import Iterator
-from typing import Annotated, Any
+from collections.abc import Callable
+from typing import Annotated, Any, get_type_hints
 
 import torch
 import typer
@@ -19,8 +21,10 @@ Points = Annotated[int, typer.Option(min=1, help="Points to learn from, K-shot."
 Queries = Annotated[int, typer.Option(min=1, help="Rows of a class to be judged on.")]
 Data = Annotated[pathlib.Path | None, typer.Option(help="Folder of the data; fetched into a cache if left out.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, or auto for a GPU where there is one.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of all that is drawn.")]
 TestTasks = Annotated[int, typer.Option("--test-tasks", min=2, help="Unseen tasks to judge on.")]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of weights and tasks.")]
+Checkpoint = Annotated[pathlib.Path | None, typer.Option(dir_okay=False, help="File to keep the run in.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint if it is there.")]
 
 
 class Within(enum.StrEnum):
@@ -33,9 +37,22 @@ class Within(enum.StrEnum):
 From = Annotated[Within, typer.Option("--within", help="Draw the classes of a task from one alphabet, or from all.")]
 
 
-def episodes(data: mk.tasks.LabelledData, ways: int, shots: int, queries: int, within: Within) -> mk.tasks.Episodes:
-    """N-way K-shot tasks, within an alphabet or not."""
-    return mk.tasks.Episodes(data, ways, shots, queries, within="alphabet" if within is Within.alphabet else None)
+@dataclasses.dataclass(frozen=True)
+class Classes:
+    """N-way K-shot tasks, as they were asked for."""
+
+    ways: Ways = 5
+    shots: Shots = 1
+    queries: Queries = 15
+    within: From = Within.everything
+
+    def episodes(self, data: mk.tasks.LabelledData, *, augment: mk.tasks.Augment | None = None) -> mk.tasks.Episodes:
+        """Such tasks from these data."""
+        within = "alphabet" if self.within is Within.alphabet else None
+        return mk.tasks.Episodes(data, self.ways, self.shots, self.queries, within=within, augment=augment)
+
+
+CLASSES = Classes()
 
 
 def glyphs(alphabets: int, size: int, *, seed: int) -> tuple[mk.tasks.LabelledData, mk.tasks.LabelledData]:
@@ -69,16 +86,43 @@ def device_of(name: str) -> str:
     """The device of this name, if it is there."""
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"device {name} is not there: torch finds no GPU. Use --device cpu.")
+    try:
+        torch.zeros(1, device=name).item()
+    except (RuntimeError, AssertionError):  # the second from a torch that was built for none
+        raise ValueError(f"device {name} is not there: torch finds no GPU of this name. Use --device cpu.") from None
     return name
 
 
-@contextlib.contextmanager
-def plain_errors() -> Iterator[None]:
-    """One sentence instead of a traceback for what the user can mend."""
-    try:
-        yield
-    except (ValueError, TypeError, OSError, ModuleNotFoundError, mk.DivergedError) as error:
-        typer.echo(f"metakit: {error}", err=True)
-        raise typer.Exit(1) from None
+def terminal(command: Callable[..., None]) -> Callable[..., None]:
+    """A function as a command: each field of a dataclass that it takes is an option, and errors are one sentence.
+
+    The exit status is 2 where the words were at fault, and 1 where something else was.
+    """
+    hints = get_type_hints(command, include_extras=True)
+    groups: dict[str, Any] = {}
+    options: dict[str, tuple[Any, Any]] = {}
+    for name, parameter in inspect.signature(command).parameters.items():
+        kind, default = hints[name], parameter.default
+        if dataclasses.is_dataclass(kind):
+            groups[name], fields = kind, get_type_hints(kind, include_extras=True)
+            options |= {field: (hint, getattr(default, field)) for field, hint in fields.items()}
+        else:
+            options[name] = kind, default
+
+    @functools.wraps(command)
+    def run(**words: Any) -> None:
+        for name, kind in groups.items():
+            words[name] = kind(**{field.name: words.pop(field.name) for field in dataclasses.fields(kind)})
+        try:
+            command(**words)
+        except (ValueError, TypeError, OSError, ImportError, mk.DivergedError) as error:
+            typer.echo(f"metakit: {error}", err=True)
+            raise typer.Exit(2 if isinstance(error, ValueError | TypeError | FileNotFoundError) else 1) from None
+
+    run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint)
+            for name, (hint, default) in options.items()
+        ]
+    )
+    return run

@@ -9,13 +9,13 @@ import typer
 
 import metakit as mk
 from metakit.cli import common
-from metakit.cli.common import Data, Device, From, Points, Queries, Shots, TestTasks, Ways, Within
+from metakit.cli.common import CLASSES, Classes, Data, Device, Points, Seed, TestTasks
 
 evaluate = typer.Typer(no_args_is_help=True, help="Print the scores of a saved learner on unseen tasks.")
 
 Steps = Annotated[int | None, typer.Option("--inner-steps", min=0, help="Inner steps K; its own number if left out.")]
 Split = Annotated[str, typer.Option(help="train, val, test (with rotations), background, evaluation, small1, small2.")]
-Model = typer.Argument(help="The file that train --save, or mk.save, wrote.")
+Model = typer.Argument(dir_okay=False, help="The file that train --save, or mk.save, wrote.")
 
 
 @evaluate.callback()
@@ -24,12 +24,10 @@ def _(context: typer.Context, model: Annotated[pathlib.Path, Model]) -> None:
 
 
 @evaluate.command()
+@common.terminal
 def omniglot(
     context: typer.Context,
-    ways: Ways = 5,
-    shots: Shots = 1,
-    queries: Queries = 15,
-    within: From = Within.everything,
+    classes: Classes = CLASSES,
     split: Split = "test",
     data: Data = None,
     inner_steps: Steps = None,
@@ -37,36 +35,31 @@ def omniglot(
     test_tasks: TestTasks = 600,
 ) -> None:
     """N-way K-shot on the drawings of a part of Omniglot."""
-    with common.plain_errors():
-        learner = _load(context.obj, device)
-        turned = split in ("train", "val", "test")
-        drawings = mk.tasks.omniglot(data, split=split, size=_size(learner), rotations=turned)
-        tasks = common.episodes(drawings, ways, shots, queries, within)
-        common.print_accuracy(learner, tasks, test_tasks, f"Omniglot {split}", inner_steps)
+    learner = _load(context.obj, device)
+    turned = split in ("train", "val", "test")
+    drawings = mk.tasks.omniglot(data, split=split, size=_size(learner), rotations=turned)
+    common.print_accuracy(learner, classes.episodes(drawings), test_tasks, f"Omniglot {split}", inner_steps)
 
 
 @evaluate.command()
+@common.terminal
 def glyphs(
     context: typer.Context,
-    ways: Ways = 5,
-    shots: Shots = 1,
-    queries: Queries = 15,
-    within: From = Within.everything,
+    classes: Classes = CLASSES,
     alphabets: Annotated[int, typer.Option(min=1, help="Alphabets it was trained on; ten more are invented.")] = 50,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the alphabets, as in training.")] = 0,
+    seed: Seed = 0,
     inner_steps: Steps = None,
     device: Device = "auto",
     test_tasks: TestTasks = 600,
 ) -> None:
-    """N-way K-shot on invented alphabets: the ten after those that ``train glyphs`` trains on."""
-    with common.plain_errors():
-        learner = _load(context.obj, device)
-        _, unseen = common.glyphs(alphabets, _size(learner), seed=seed)
-        tasks = common.episodes(unseen, ways, shots, queries, within)
-        common.print_accuracy(learner, tasks, test_tasks, "invented characters", inner_steps)
+    """N-way K-shot on invented alphabets: the ten after those that ``train glyphs`` trains on, by its seed."""
+    learner = _load(context.obj, device)
+    _, unseen = common.glyphs(alphabets, _size(learner), seed=seed)
+    common.print_accuracy(learner, classes.episodes(unseen), test_tasks, "invented characters", inner_steps)
 
 
 @evaluate.command()
+@common.terminal
 def sinusoid(
     context: typer.Context,
     shots: Points = 10,
@@ -75,9 +68,8 @@ def sinusoid(
     test_tasks: TestTasks = 600,
 ) -> None:
     """Sinusoid regression."""
-    with common.plain_errors():
-        tasks = mk.tasks.Sinusoids(shots=shots, queries=10)
-        common.print_losses(_load(context.obj, device), tasks, test_tasks, inner_steps)
+    tasks = mk.tasks.Sinusoids(shots=shots, queries=10)
+    common.print_losses(_load(context.obj, device), tasks, test_tasks, inner_steps)
 
 
 def _load(path: pathlib.Path, device: str) -> Any:

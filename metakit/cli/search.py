@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import enum
-import pathlib
 from typing import Annotated, Any
 
-import torch
 import typer
 
 import metakit as mk
+from metakit.cli import common
+from metakit.cli.common import Checkpoint, Device, Resume, Seed
 
 
 class Name(enum.StrEnum):
@@ -33,6 +33,7 @@ _MADE = {
 }
 
 
+@common.terminal
 def search(
     strategy: Annotated[Name, typer.Option(help="How candidates are chosen.")] = Name.cross_entropy,
     population: Annotated[int, typer.Option(min=1, help="Candidates in a round.")] = 32,
@@ -43,24 +44,19 @@ def search(
     rows: Annotated[int, typer.Option(min=1, help="Rows to train on.")] = 100,
     features: Annotated[int, typer.Option(min=1, help="Features of a row.")] = 10,
     baseline: Annotated[bool, typer.Option(help="Run random search with the same budget beside it.")] = True,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of data, strategy and weights.")] = 0,
-    device: Annotated[str, typer.Option(help="cpu, cuda, or auto for a GPU where there is one.")] = "auto",
-    checkpoint: Annotated[pathlib.Path | None, typer.Option(help="File to keep the search in.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint if it is there.")] = False,
+    seed: Seed = 0,
+    device: Device = "auto",
+    checkpoint: Checkpoint = None,
+    resume: Resume = False,
 ) -> None:
     """Search for the network that learns a linear task best: layers, units, activation, learning rate."""
-    place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    try:
-        space, batch, test = problem(rows, features, units, layers, seed)
-        options: dict[str, Any] = {"rounds": rounds, "steps": steps, "seed": seed, "test": test, "device": place}
-        made = _MADE[strategy](population=population)
-        result = mk.search.run(space, batch, strategy=made, checkpoint=checkpoint, resume=resume, **options)
-        typer.echo(result)
-        if baseline and strategy is not Name.random:
-            typer.echo(mk.search.run(space, batch, strategy=mk.search.Random(population), **options))
-    except (ValueError, TypeError, OSError, ImportError) as error:
-        typer.echo(f"metakit: {error}", err=True)
-        raise typer.Exit(1) from None
+    space, batch, test = problem(rows, features, units, layers, seed)
+    options: dict[str, Any] = {"rounds": rounds, "steps": steps, "seed": seed, "test": test}
+    options["device"] = common.device_of(device)
+    made = _MADE[strategy](population=population)
+    typer.echo(mk.search.run(space, batch, strategy=made, checkpoint=checkpoint, resume=resume, **options))
+    if baseline and strategy is not Name.random:
+        typer.echo(mk.search.run(space, batch, strategy=mk.search.Random(population), **options))
 
 
 def problem(

@@ -12,7 +12,7 @@ import typer
 
 import metakit as mk
 from metakit.cli import common
-from metakit.cli.common import Data, Device, From, Points, Queries, Seed, Shots, TestTasks, Ways, Within
+from metakit.cli.common import CLASSES, Checkpoint, Classes, Data, Device, Points, Resume, Seed, TestTasks
 
 train = typer.Typer(no_args_is_help=True, help="Meta-train a learner and print its scores on unseen tasks.")
 
@@ -20,186 +20,166 @@ Steps = Annotated[int | None, typer.Option(min=1, help="Outer steps.", show_defa
 Minutes = Annotated[float | None, typer.Option(help="Time to train for, with or without --steps.")]
 MetaBatch = Annotated[int, typer.Option(min=1, help="Tasks T in an outer step.")]
 InnerLr = Annotated[float, typer.Option(help="Inner learning rate.")]
-InnerSteps = Annotated[int, typer.Option(min=0, help="Inner steps K.")]
+InnerSteps = Annotated[
+    int | None, typer.Option(min=0, help="Inner steps K.", show_default="1; for maml++ 5, for finetune 10")
+]
 Order = Annotated[int, typer.Option(min=1, max=2, help="2: exact meta-gradient; 1: first order.")]
 Lr = Annotated[float | None, typer.Option(help="Outer learning rate; by the kind of learner when left out.")]
 Schedule = Annotated[str | None, typer.Option(help="Of the outer rate: a class of torch.optim.lr_scheduler.")]
 Compile = Annotated[bool, typer.Option("--compile", help="Compile the outer step.")]
-Checkpoint = Annotated[pathlib.Path | None, typer.Option(help="File to keep the run in.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint if it is there.")]
-Save = Annotated[pathlib.Path | None, typer.Option(help="File to keep the trained learner in.")]
+Save = Annotated[pathlib.Path | None, typer.Option(dir_okay=False, help="File to keep the trained learner in.")]
 Width = Annotated[int, typer.Option(min=1, help="Channels of each block of the network.")]
+Augmented = Annotated[bool, typer.Option("--augment", help="Train on pictures turned, moved and bent at random.")]
 
 
 class Kind(enum.StrEnum):
     """Learners by name."""
 
     maml = "maml"
+    maml_pp = "maml++"
     meta_sgd = "meta-sgd"
     anil = "anil"
     reptile = "reptile"
     protonet = "protonet"
     matching = "matching"
     ridge = "ridge"
+    finetune = "finetune"
 
 
-Learner = Annotated[Kind, typer.Option(help="Which learner to train.")]
 _EMBEDS = {Kind.protonet: mk.ProtoNet, Kind.matching: mk.Matching, Kind.ridge: mk.Ridge}
+_INNER_STEPS = {Kind.maml_pp: 5, Kind.finetune: 10}
 
 
 @dataclasses.dataclass(frozen=True)
-class _Run:
+class Method:
+    """Which learner to train, as it was asked for."""
+
+    learner: Annotated[Kind, typer.Option(help="Which learner to train.")] = Kind.maml
+    inner_lr: InnerLr = 0.01
+    inner_steps: InnerSteps = None
+    order: Order = 2
+
+    @property
+    def embeds(self) -> bool:
+        """Whether its network turns rows into features, not into answers."""
+        return self.learner in _EMBEDS
+
+    def made(self, model: torch.nn.Module) -> Any:
+        """The learner with this network."""
+        kind, rate = self.learner, self.inner_lr
+        if kind in _EMBEDS:
+            return _EMBEDS[kind](model)
+        steps = _INNER_STEPS.get(kind, 1) if self.inner_steps is None else self.inner_steps
+        if kind in (Kind.reptile, Kind.finetune):
+            return (mk.Reptile if kind is Kind.reptile else mk.FineTune)(model, rule=mk.SGD(rate), steps=steps)
+        learned = {
+            Kind.meta_sgd: mk.LearnedSGD(rate),
+            Kind.maml_pp: mk.LearnedSGD(rate, per="tensor", per_step=True),
+        }
+        adapt = "head" if kind is Kind.anil else None
+        maml = mk.MAML(model, rule=learned.get(kind, mk.SGD(rate)), steps=steps, order=self.order, adapt=adapt)
+        return mk.MultiStep(maml) if kind is Kind.maml_pp else maml
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
     """How to train, as it was asked for."""
 
-    steps: int | None
-    minutes: float | None
-    meta_batch: int
-    lr: float | None
-    schedule: str | None
-    seed: int
-    device: str
-    compile: bool
-    checkpoint: pathlib.Path | None
-    resume: bool
+    steps: Steps = None
+    minutes: Minutes = None
+    meta_batch: MetaBatch = 25
+    lr: Lr = None
+    schedule: Schedule = None
+    seed: Seed = 0
+    device: Device = "auto"
+    compile: Compile = False
+    checkpoint: Checkpoint = None
+    resume: Resume = False
+    save: Save = None
+    test_tasks: TestTasks = 600
 
-    def train(self, learner: torch.nn.Module, tasks: Any, save: pathlib.Path | None) -> None:
-        """Train, tell how it went, and keep the learner."""
-        options = vars(self) | {"device": common.device_of(self.device)}
+    def train(self, learner: torch.nn.Module, tasks: Any, *, steps: int) -> None:
+        """Train, for so many steps unless it was said how long, tell how it went, and keep the learner."""
+        options = vars(self) | {"device": common.device_of(self.device), "callback": getattr(learner, "anneal", None)}
+        if self.steps is None and self.minutes is None:
+            options["steps"] = steps
+        save, _ = options.pop("save"), options.pop("test_tasks")
         history = mk.fit(learner, tasks, **options)
         rate = history.steps / max(history.seconds, 1e-9)
-        typer.echo(f"{history.steps} outer steps in {history.seconds:.0f} s ({rate:.1f} a second): {history.ended}.")
+        done = f"{history.steps} outer step{'s' * (history.steps != 1)} in {history.seconds:.0f} s"
+        typer.echo(f"{done} ({rate:.1f} a second): {history.ended}.")
         if save is not None:
             mk.save(learner, save)
             typer.echo(f"The learner is in {save}: {save.stat().st_size / 1e6:.2f} MB.")
         learner.eval()
 
 
+@dataclasses.dataclass(frozen=True)
+class Images:
+    """What training on pictures has besides, as it was asked for."""
+
+    width: Width = 64
+    augment: Augmented = False
+
+
+_CURVES, _MAML = Run(), Method()
+_PICTURES, _PROTONET, _IMAGES = Run(meta_batch=4), Method(learner=Kind.protonet, inner_lr=0.4), Images()
+
+
 @train.command()
+@common.terminal
 def sinusoid(
-    learner: Learner = Kind.maml,
+    method: Method = _MAML,
     shots: Points = 10,
-    steps: Steps = None,
-    minutes: Minutes = None,
-    meta_batch: MetaBatch = 25,
-    inner_lr: InnerLr = 0.01,
-    inner_steps: InnerSteps = 1,
-    order: Order = 2,
-    lr: Lr = None,
-    schedule: Schedule = None,
-    seed: Seed = 0,
-    device: Device = "auto",
-    compile: Compile = False,
-    checkpoint: Checkpoint = None,
-    resume: Resume = False,
-    save: Save = None,
-    test_tasks: TestTasks = 600,
+    run: Run = _CURVES,
 ) -> None:
     """Sinusoid regression: the first experiment of Finn et al. 2017."""
-    with common.plain_errors():
-        torch.manual_seed(seed)
-        steps = _steps(steps, minutes, 10_000)
-        run = _Run(steps, minutes, meta_batch, lr, schedule, seed, device, compile, checkpoint, resume)
-        tasks = mk.tasks.Sinusoids(shots=shots, queries=10)
-        outputs = 40 if learner in _EMBEDS else 1
-        made = _learner(learner, mk.models.MLP(1, [40, 40], outputs), inner_lr, inner_steps, order)
-        run.train(made, tasks, save)
-        common.print_losses(made, tasks, test_tasks, max(10, inner_steps))
+    torch.manual_seed(run.seed)
+    tasks = mk.tasks.Sinusoids(shots=shots, queries=10)
+    learner = method.made(mk.models.MLP(1, [40, 40], 40 if method.embeds else 1))
+    run.train(learner, tasks, steps=10_000)
+    common.print_losses(learner, tasks, run.test_tasks, max(10, learner.steps))
 
 
 @train.command()
+@common.terminal
 def omniglot(
-    learner: Learner = Kind.protonet,
-    ways: Ways = 5,
-    shots: Shots = 1,
-    queries: Queries = 15,
+    method: Method = _PROTONET,
+    classes: Classes = CLASSES,
     data: Data = None,
-    width: Width = 64,
-    steps: Steps = None,
-    minutes: Minutes = None,
-    meta_batch: MetaBatch = 4,
-    inner_lr: InnerLr = 0.4,
-    inner_steps: InnerSteps = 1,
-    order: Order = 2,
-    lr: Lr = None,
-    schedule: Schedule = None,
-    seed: Seed = 0,
-    device: Device = "auto",
-    compile: Compile = False,
-    checkpoint: Checkpoint = None,
-    resume: Resume = False,
-    save: Save = None,
-    test_tasks: TestTasks = 600,
+    images: Images = _IMAGES,
+    run: Run = _PICTURES,
 ) -> None:
     """N-way K-shot handwriting: trained on 1,028 characters of Omniglot and their rotations, judged on 423 others."""
-    with common.plain_errors():
-        steps = _steps(steps, minutes, 1000)
-        run = _Run(steps, minutes, meta_batch, lr, schedule, seed, device, compile, checkpoint, resume)
-        parts = [mk.tasks.omniglot(data, split=part, rotations=True) for part in ("train", "test")]
-        torch.manual_seed(seed)
-        model = mk.models.ConvNet(width=width, outputs=None if learner in _EMBEDS else ways)
-        made = _learner(learner, model, inner_lr, inner_steps, order)
-        _images(made, run, parts, (ways, shots, queries, Within.everything), save, test_tasks)
+    parts = [mk.tasks.omniglot(data, split=part, rotations=True) for part in ("train", "test")]
+    _train_on(parts, method, classes, images, run)
 
 
 @train.command()
+@common.terminal
 def glyphs(
-    learner: Learner = Kind.protonet,
-    ways: Ways = 5,
-    shots: Shots = 1,
-    queries: Queries = 15,
-    within: From = Within.everything,
+    method: Method = _PROTONET,
+    classes: Classes = CLASSES,
     alphabets: Annotated[int, typer.Option(min=1, help="Invented alphabets to train on; ten more to test.")] = 50,
-    width: Width = 64,
-    steps: Steps = None,
-    minutes: Minutes = None,
-    meta_batch: MetaBatch = 4,
-    inner_lr: InnerLr = 0.4,
-    inner_steps: InnerSteps = 1,
-    order: Order = 2,
-    lr: Lr = None,
-    schedule: Schedule = None,
-    seed: Seed = 0,
-    device: Device = "auto",
-    compile: Compile = False,
-    checkpoint: Checkpoint = None,
-    resume: Resume = False,
-    save: Save = None,
-    test_tasks: TestTasks = 600,
+    images: Images = _IMAGES,
+    run: Run = _PICTURES,
 ) -> None:
     """N-way K-shot on invented alphabets: nothing to download, judged on alphabets not trained on."""
-    with common.plain_errors():
-        steps = _steps(steps, minutes, 1000)
-        run = _Run(steps, minutes, meta_batch, lr, schedule, seed, device, compile, checkpoint, resume)
-        parts = common.glyphs(alphabets, 28, seed=seed)
-        torch.manual_seed(seed)
-        model = mk.models.ConvNet(width=width, outputs=None if learner in _EMBEDS else ways)
-        made = _learner(learner, model, inner_lr, inner_steps, order)
-        _images(made, run, parts, (ways, shots, queries, within), save, test_tasks)
+    parts = common.glyphs(alphabets, 28, seed=run.seed)
+    _train_on(parts, method, classes, images, run)
 
 
-def _images(
-    learner: torch.nn.Module,
-    run: _Run,
-    parts: Any,
-    sizes: tuple[int, int, int, Within],
-    save: pathlib.Path | None,
-    test_tasks: int,
-) -> None:
-    """Train on episodes of the first part, print the scores on those of the second."""
+def _train_on(parts: Any, method: Method, classes: Classes, images: Images, run: Run) -> None:
+    """Train on the classes of the first part, print the scores on episodes of the second."""
     mk.tasks.check_disjoint(*parts)
-    seen, unseen = (common.episodes(part, *sizes) for part in parts)
-    run.train(learner, seen, save)
-    common.print_accuracy(learner, unseen, test_tasks, "unseen characters")
-
-
-def _steps(steps: int | None, minutes: float | None, default: int) -> int | None:
-    return default if steps is None and minutes is None else steps
-
-
-def _learner(kind: Kind, model: torch.nn.Module, inner_lr: float, inner_steps: int, order: int) -> Any:
-    if kind in _EMBEDS:
-        return _EMBEDS[kind](model)
-    if kind is Kind.reptile:
-        return mk.Reptile(model, rule=mk.SGD(inner_lr), steps=inner_steps)
-    rule = mk.LearnedSGD(inner_lr) if kind is Kind.meta_sgd else mk.SGD(inner_lr)
-    return mk.MAML(model, rule=rule, steps=inner_steps, order=order, adapt="head" if kind is Kind.anil else None)
+    seen, unseen = parts
+    tasks: Any = classes.episodes(seen, augment=mk.tasks.Augment() if images.augment else None)
+    judged, outputs = classes.episodes(unseen), classes.ways
+    if method.learner is Kind.finetune:
+        if images.augment:
+            raise ValueError("--augment changes episodes, and finetune trains on rows of all classes. Drop one.")
+        tasks, outputs = mk.tasks.Pooled(seen), len(seen)
+    torch.manual_seed(run.seed)
+    learner = method.made(mk.models.ConvNet(width=images.width, outputs=None if method.embeds else outputs))
+    run.train(learner, tasks, steps=1000)
+    common.print_accuracy(learner, judged, run.test_tasks, "unseen characters")

@@ -151,7 +151,7 @@ def train(
         seed, first: of the initial weights; ``first`` is the number of the first candidate.
         round: noted in each trial.
         halving: drops candidates on the way.
-        bar: moved on by one for each candidate.
+        bar: moved on by one in all.
 
     Raises:
         ValueError: if a candidate is no network, or a number is out of its range.
@@ -181,7 +181,7 @@ def train(
             alive = [alive[i] for i in halving.survivors([losses[p] for p in alive])]
             population.keep(alive)
         if bar is not None:
-            bar.update(moved)
+            bar.update(min(moved, bar.total - bar.n))  # Rounding must not carry it past its end.
     trials = [
         Trial(dict(c), curve[-1][1], tuple(curve), first + p, round, curve[-1][0] == steps)
         for p, (c, curve) in enumerate(zip(candidates, curves, strict=True))
