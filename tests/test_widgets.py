@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 
 import pytest
 import torch
@@ -118,6 +119,42 @@ def test_every_control_that_shows_has_a_label():
     ]
 
 
+@pytest.fixture(scope="module")
+def explorers(explorer):
+    glyphs = mk.tasks.Glyphs(2, 10, 10, 16)
+    return [
+        explorer,
+        widgets.ClusterExplorer(glyphs),
+        widgets.DescentExplorer(),
+        widgets.EpisodeExplorer(mk.NearestNeighbour(), glyphs),
+        widgets.OutsideExplorer(learner()),
+        widgets.RaceExplorer(),
+        widgets.SearchExplorer(),
+        widgets.SurfaceExplorer(),
+    ]
+
+
+def test_every_explorer_shows_what_its_view_holds(explorers):
+    for explorer in explorers:
+        view = explorer._view
+        assert explorer.record is view.record and explorer.error is None and explorer.controls is view.controls
+        assert explorer.widget.children[-2:] == (view.sentence, view.picture)
+        assert plots.png(explorer.static(), compress=1) == view.picture.value
+        view.error = KeyError("lost")
+        assert explorer.error is view.error
+        view.error = None
+        with pytest.raises(AttributeError):
+            explorer.record = None
+
+
+def test_every_explorer_says_what_it_is_where_no_kernel_runs(explorers, shell):
+    for explorer in explorers:
+        explorer._ipython_display_()
+    told = [data["text/plain"] for data, _, _ in shell]
+    assert all(re.fullmatch("An explorer with .*: run the notebook to use it.", text) for text in told)
+    assert len(set(told)) == len(explorers) - 1, "two have the same sliders"
+
+
 @pytest.fixture
 def shell(monkeypatch):
     """A notebook's display, with what was shown kept."""
@@ -142,9 +179,10 @@ def test_a_widget_shows_a_sentence_where_no_kernel_runs(shell):
 def test_a_live_curve_updates_one_picture_and_ends_with_its_caption(shell):
     with widgets.LiveCurve("The loss falls a little.", every=0.0) as live:
         mk.fit(learner(), TASKS, steps=3, progress=False, callback=live)
-    assert [update for _, _, update in shell] == [False, True, True, True, False]
+    assert [update for _, _, update in shell] == [False, False, True, True, True, True]
     assert shell[0][1]["image/png"]["alt"] == "The loss falls a little."
-    assert "The loss falls a little." in shell[-1][0]["text/markdown"]
+    assert "application/vnd.jupyter.widget-view+json" in shell[1][0]  # Stop, until the caption takes its place
+    assert "The loss falls a little." in shell[-2][0]["text/markdown"]
 
 
 def test_a_figure_is_shown_with_its_description(shell):

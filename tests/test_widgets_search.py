@@ -108,17 +108,27 @@ def test_a_run_goes_to_the_last_round_and_start_again_begins_anew(explorer):
     assert explorer.record.best("random") == first.best("random")
 
 
-def test_stop_ends_a_run_after_the_round_it_is_in(explorer):
+def test_stop_ends_a_run_after_the_strategy_at_work_and_the_next_round_takes_up_there(explorer, monkeypatch):
     explorer.reset()
+    trained, train = [], mk.search.train
+
+    def stopped_at_once(candidates, *words, **options):
+        trained.append(len(candidates))
+        explorer.stop()
+        return train(candidates, *words, **options)
+
+    monkeypatch.setattr("metakit.widgets.search.train", stopped_at_once)
     explorer.buttons["Run"].click()
-    explorer.buttons["Stop"].click()
     explorer.wait()
-    assert explorer.record.round <= 3 and explorer.error is None and not explorer.buttons["Run"].disabled
+    assert (trained, explorer.record.round, explorer.error) == ([8], 1, None)
+    assert not explorer.buttons["Run"].disabled
+    explorer.buttons["Next round"].click()
+    assert (trained, explorer.record.round) == ([8, 8, 8, 24], 2)
 
 
 def test_a_failure_in_a_round_is_kept_and_told():
     explorer = widgets.SearchExplorer()
-    explorer._rounds = (1 / 0 for _ in range(1))
+    explorer._parts = (1 / 0 for _ in range(1))
     explorer.buttons["Run"].click()
     explorer.wait()
     assert isinstance(explorer.error, ZeroDivisionError) and "did not work" in explorer._view.sentence.value

@@ -6,6 +6,7 @@ import time
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 import metakit as mk
 from metakit import plots, widgets
@@ -38,6 +39,36 @@ def test_only_learning_adapts_and_only_optimising_trains(stages):
     assert [stage.adaptation.steps for stage in stages[:7]] == [0, 0, 0, 1, 1, 1, 1]
     assert [len(stage.loss) for stage in stages[:8]] == [0, 0, 60, 60, 60, 60, 60, 120]
     assert [len(stage.validation) for stage in stages[:7]] == [0, 0, 0, 0, 1, 1, 1]
+
+
+def test_step_one_keeps_the_starts_and_the_score_before_learning(stages):
+    torch.manual_seed(0)
+    learner = mk.MAML(mk.models.MLP(1, [40, 40], 1), rule=mk.SGD(lr=0.02), steps=1)
+    result = mk.evaluate(learner, mk.tasks.Sinusoids(), n_tasks=100, seed=1_000_003)
+    assert stages[0].random == pytest.approx(float(result.mean()[-1]), rel=1e-5)
+    curves = torch.cat([stages[0].starts, stages[0].adaptation.curves])
+    assert len(curves) == 21 and torch.cdist(curves, curves).fill_diagonal_(1.0).min() > 0
+    assert all(stage.random == stages[0].random for stage in stages)
+
+
+def test_step_two_tries_three_optimisers_and_moves_nothing():
+    first, second, *_, last = widgets.seven_steps(target=9.0)
+    assert not first.trials and list(second.trials) == ["Adam, rate 0.01", "SGD, rate 0.01", "SGD, rate 0.1"]
+    torch.testing.assert_close(second.adaptation.curves, first.adaptation.curves)
+    for scores in second.trials.values():
+        assert [at for at, _, _ in scores] == [0, 20, 40, 60] and scores[0][1] == first.random
+    # The one that is chosen goes on to do just what it did when it was tried.
+    assert second.trials["Adam, rate 0.01"][-1] == pytest.approx(last.validation[0], rel=1e-5)
+
+
+def test_the_first_two_pictures_show_the_starts_and_the_trials(stages):
+    labels = []
+    for stage in stages[:3]:
+        fig = Figure()
+        module.draw_stage(fig, stage)
+        labels.append([ax.get_legend_handles_labels()[1] for ax in fig.axes])
+    assert "other random starts" in labels[0][0] and "other random starts" not in labels[1][0]
+    assert set(stages[1].trials) < set(labels[1][1]) and not set(stages[1].trials) & set(labels[2][1])
 
 
 def test_the_rate_is_halved_exactly_when_no_evaluation_was_better(stages):

@@ -30,7 +30,7 @@ from metakit.plots.images import Drawn, EmbeddingMap, Episode, draw_drawn, draw_
 from metakit.plots.learning import draw_evaluation, draw_history, draw_rates
 from metakit.plots.loops import draw_loops
 from metakit.plots.search import draw_distribution, draw_population, draw_search
-from metakit.plots.stages import TITLES, Stage, draw_progress
+from metakit.plots.stages import TITLES, Score, Stage, draw_progress, draw_starts, draw_trials
 from metakit.plots.starts import HeadStart, draw_head_start
 from metakit.plots.surface import Surface, draw_surface, draw_weighting
 from metakit.plots.timeline import Event, draw_timeline
@@ -56,6 +56,7 @@ __all__ = [
     "HeadStart",
     "Outside",
     "Race",
+    "Score",
     "Stage",
     "Surface",
     "Sweep",
@@ -79,9 +80,11 @@ __all__ = [
     "draw_race",
     "draw_rates",
     "draw_search",
+    "draw_starts",
     "draw_steps",
     "draw_surface",
     "draw_timeline",
+    "draw_trials",
     "draw_weighting",
     "figure",
     "png",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 import ipywidgets as ipw
@@ -13,7 +12,7 @@ from matplotlib.figure import Figure
 from metakit import plots
 from metakit.batch import TaskBatch
 from metakit.tasks import Sinusoids
-from metakit.widgets.explorer import STYLE, WIDE, Explorer, show_widget
+from metakit.widgets.explorer import LINE, VIEWED, Explorer, another, by_name
 
 _GRID = 101
 _MOST_SHOTS = 40
@@ -82,6 +81,7 @@ class AdaptationExplorer:
         tasks: the distribution it was trained on; that of the paper when left out.
 
     After each change ``.record`` is the ``plots.Adaptation`` shown, and ``.error`` the exception if there was one.
+    Controls by name: learner, amplitude, phase, shots, steps, seed.
 
     Raises:
         ValueError: if there is no learner to show.
@@ -94,50 +94,33 @@ class AdaptationExplorer:
         (0, None)
     """
 
+    controls, record, error, widget, static, _ipython_display_ = VIEWED
+
     def __init__(self, learner: Any, tasks: Sinusoids | None = None) -> None:
-        self.learners = dict(learner) if isinstance(learner, Mapping) else {"the learner": learner}
-        if not self.learners:
-            raise ValueError("learner must be a learner or several by name, got none.")
-        self.tasks = tasks or Sinusoids()
-        self._view = Explorer(self._make_controls(), self.compute, self.draw)
-        again = ipw.Button(description="Other points", tooltip="Draw other support points of the same curve")
-        again.on_click(self._other_points)
+        self.learners, self.tasks = by_name(learner), tasks or Sinusoids()
+        controls = self._make_controls()
+        again = another(controls["seed"], "Other points", "Draw other support points of the same curve")
         hidden = {"seed"} if len(self.learners) > 1 else {"seed", "learner"}
-        sliders = ipw.VBox([*(c for n, c in self.controls.items() if n not in hidden), again])
-        self.widget = ipw.VBox([sliders, self._view.sentence, self._view.picture])
+        sliders = ipw.VBox([*(c for n, c in controls.items() if n not in hidden), again])
+        told = "An explorer with sliders for amplitude, phase, shots and inner steps"
+        self._view = Explorer(controls, self.compute, self.draw, rows=[sliders], instead=told)
         self._view.refresh()
 
     def _make_controls(self) -> dict[str, Any]:
         (low, high), (first, last) = self.tasks.amplitude, self.tasks.phase
         real, whole = ipw.FloatSlider, ipw.IntSlider
-        common: dict[str, Any] = {"style": STYLE, "layout": WIDE}
         return {
-            "learner": ipw.Dropdown(description="Learner", options=list(self.learners), **common),
+            "learner": ipw.Dropdown(description="Learner", options=list(self.learners), **LINE),
             "amplitude": real(
-                description="Amplitude", min=low, max=1.6 * high, step=0.1, value=round(0.6 * high, 1), **common
+                description="Amplitude", min=low, max=1.6 * high, step=0.1, value=round(0.6 * high, 1), **LINE
             ),
             "phase": real(
-                description="Phase (rad)", min=first, max=first + 2 * (last - first), step=0.05, value=1.0, **common
+                description="Phase (rad)", min=first, max=first + 2 * (last - first), step=0.05, value=1.0, **LINE
             ),
-            "shots": whole(description="Shots (points)", min=1, max=_MOST_SHOTS, value=10, **common),
-            "steps": whole(description="Inner steps", min=0, max=20, value=5, **common),
+            "shots": whole(description="Shots (points)", min=1, max=_MOST_SHOTS, value=10, **LINE),
+            "steps": whole(description="Inner steps", min=0, max=20, value=5, **LINE),
             "seed": ipw.IntText(value=0),
         }
-
-    @property
-    def controls(self) -> dict[str, Any]:
-        """The controls by name: learner, amplitude, phase, shots, steps, seed. Setting a ``.value`` is moving it."""
-        return self._view.controls
-
-    @property
-    def record(self) -> plots.Adaptation:
-        """What is shown."""
-        return self._view.record
-
-    @property
-    def error(self) -> Exception | None:
-        """What went wrong at the last change, or ``None``."""
-        return self._view.error
 
     def compute(
         self,
@@ -157,18 +140,6 @@ class AdaptationExplorer:
     def draw(fig: Figure, record: plots.Adaptation) -> None:
         """The curves, and beside them the loss after each step."""
         draw_adaptation_and_steps(fig, record)
-
-    def static(self) -> Figure:
-        """The picture as it is now, for ``plots.show``: for pages where no kernel runs."""
-        fig = Figure()
-        self.draw(fig, self.record)
-        return fig
-
-    def _other_points(self, button: Any) -> None:
-        self.controls["seed"].value += 1
-
-    def _ipython_display_(self) -> None:
-        show_widget(self.widget, "An explorer with sliders for amplitude, phase, shots and inner steps")
 
 
 def draw_adaptation_and_steps(fig: Figure, record: plots.Adaptation) -> None:

@@ -13,7 +13,7 @@ from metakit import plots
 from metakit.batch import TaskBatch
 from metakit.inner import task_loss
 from metakit.tasks import Sinusoids
-from metakit.widgets.explorer import STYLE, WIDE, Explorer, show_widget
+from metakit.widgets.explorer import LINE, VIEWED, Explorer, another
 
 _MOST_SHOTS, _MOST_STEPS = 40, 20
 _VALUES, _TASKS, _GRID = 13, 20, 41  # of the varied property; tasks at each value; query points of a task
@@ -106,6 +106,7 @@ class OutsideExplorer:
         tasks: the distribution it was trained on; that of the paper when left out.
 
     After each change ``.record`` is the ``plots.Outside`` shown, and ``.error`` the exception if there was one.
+    Controls by name: amplitude, phase, shots, steps, seed.
 
     Example:
         >>> import metakit as mk
@@ -115,42 +116,28 @@ class OutsideExplorer:
         (False, None)
     """
 
+    controls, record, error, widget, static, _ipython_display_ = VIEWED
+
     def __init__(self, learner: Any, tasks: Sinusoids | None = None) -> None:
         self.learner, self.tasks = learner, tasks or Sinusoids()
-        self._view = Explorer(self._make_controls(), self.compute, self.draw)
-        again = ipw.Button(description="Other points", tooltip="Draw other support points")
-        again.on_click(self._other_points)
-        sliders = [control for name, control in self.controls.items() if name != "seed"]
-        self.widget = ipw.VBox([*sliders, again, self._view.sentence, self._view.picture])
+        controls = self._make_controls()
+        again = another(controls["seed"], "Other points", "Draw other support points")
+        rows = [*(control for name, control in controls.items() if name != "seed"), again]
+        told = "An explorer with sliders for amplitude, phase, shots and inner steps"
+        self._view = Explorer(controls, self.compute, self.draw, rows=rows, instead=told)
         self._view.refresh()
 
     def _make_controls(self) -> dict[str, Any]:
         (low, high), (first, last) = self.tasks.amplitude, self.tasks.phase
         real, whole = ipw.FloatSlider, ipw.IntSlider
-        common: dict[str, Any] = {"style": STYLE, "layout": WIDE}
         end = first + 2 * (last - first)
         return {
-            "amplitude": real(description="Amplitude", min=low, max=2 * high, step=0.1, value=0.6 * high, **common),
-            "phase": real(description="Phase (rad)", min=first, max=end, step=0.05, value=1.0, **common),
-            "shots": whole(description="Shots (points)", min=1, max=_MOST_SHOTS, value=self.tasks.shots, **common),
-            "steps": whole(description="Inner steps", min=0, max=_MOST_STEPS, value=1, **common),
+            "amplitude": real(description="Amplitude", min=low, max=2 * high, step=0.1, value=0.6 * high, **LINE),
+            "phase": real(description="Phase (rad)", min=first, max=end, step=0.05, value=1.0, **LINE),
+            "shots": whole(description="Shots (points)", min=1, max=_MOST_SHOTS, value=self.tasks.shots, **LINE),
+            "steps": whole(description="Inner steps", min=0, max=_MOST_STEPS, value=1, **LINE),
             "seed": ipw.IntText(value=0),
         }
-
-    @property
-    def controls(self) -> dict[str, Any]:
-        """The controls by name: amplitude, phase, shots, steps, seed. Setting a ``.value`` is moving it."""
-        return self._view.controls
-
-    @property
-    def record(self) -> plots.Outside:
-        """What is shown."""
-        return self._view.record
-
-    @property
-    def error(self) -> Exception | None:
-        """What went wrong at the last change, or ``None``."""
-        return self._view.error
 
     def compute(
         self, *, amplitude: float = 3.0, phase: float = 1.0, shots: int = 10, steps: int = 1, seed: int = 0
@@ -170,15 +157,3 @@ class OutsideExplorer:
         left.set_title(f"Phase {record.phase.chosen:.2f}", fontsize=10)
         right.set_title(f"Amplitude {record.amplitude.chosen:.1f}", fontsize=10)
         right.set_ylabel("")
-
-    def static(self) -> Figure:
-        """The picture as it is now, for ``plots.show``: for pages where no kernel runs."""
-        fig = Figure()
-        self.draw(fig, self.record)
-        return fig
-
-    def _other_points(self, button: Any) -> None:
-        self.controls["seed"].value += 1
-
-    def _ipython_display_(self) -> None:
-        show_widget(self.widget, "An explorer with sliders for amplitude, phase, shots and inner steps")

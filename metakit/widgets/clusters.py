@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import ipywidgets as ipw
 import torch
 import torch.nn.functional as F
@@ -13,7 +11,7 @@ from torch import Tensor
 from metakit import plots
 from metakit.models import ConvNet
 from metakit.tasks import LabelledData, kmeans
-from metakit.widgets.explorer import STYLE, WIDE, Explorer, show_widget
+from metakit.widgets.explorer import LATE, LINE, STYLE, VIEWED, Explorer
 
 FEATURES = ("pixels", "blurred pixels", "principal directions", "a random network")
 _SHOWN, _MEMBERS = 8, 10
@@ -92,6 +90,7 @@ class ClusterExplorer:
     """Choose what is compared and how many clusters there are; see what lands together.
 
     After each change ``.record`` is the ``plots.Clusters`` shown, and ``.error`` the exception if there was one.
+    Controls by name: clusters, by, seed.
 
     Arguments:
         data: the drawings; at least 300 of them.
@@ -104,35 +103,19 @@ class ClusterExplorer:
         (60, None)
     """
 
+    controls, record, error, widget, static, _ipython_display_ = VIEWED
+
     def __init__(self, data: LabelledData) -> None:
         self.data = data
-        late: dict[str, Any] = {"style": STYLE, "layout": WIDE}
         most = min(300, len(data.rows))
         controls = {
-            "clusters": ipw.IntSlider(
-                description="Clusters", min=20, max=most, step=10, value=most // 2, continuous_update=False, **late
-            ),
-            "by": ipw.Dropdown(description="Compared by", options=FEATURES, value=FEATURES[1], **late),
+            "clusters": ipw.IntSlider(description="Clusters", min=20, max=most, step=10, value=most // 2, **LATE),
+            "by": ipw.Dropdown(description="Compared by", options=FEATURES, value=FEATURES[1], **LINE),
             "seed": ipw.BoundedIntText(description="Seed", min=0, max=999, value=0, style=STYLE),
         }
-        self._view = Explorer(controls, self.compute, self.draw)
-        self.widget = ipw.VBox([*controls.values(), self._view.sentence, self._view.picture])
+        told = "An explorer with a slider for the number of clusters and a list of features"
+        self._view = Explorer(controls, self.compute, self.draw, instead=told)
         self._view.refresh()
-
-    @property
-    def controls(self) -> dict[str, Any]:
-        """The controls by name: clusters, by, seed. Setting a ``.value`` is moving it."""
-        return self._view.controls
-
-    @property
-    def record(self) -> plots.Clusters:
-        """What is shown."""
-        return self._view.record
-
-    @property
-    def error(self) -> Exception | None:
-        """What went wrong at the last change, or ``None``."""
-        return self._view.error
 
     def compute(self, *, clusters: int, by: str, seed: int) -> plots.Clusters:
         """The record for one setting of the controls; see ``sorted_drawings``."""
@@ -146,12 +129,3 @@ class ClusterExplorer:
         fig.subplots_adjust(left=0.12, right=0.99, top=0.93, bottom=0.02)
         ax.spines[:].set_visible(False)
         plots.draw_clusters(ax, record)
-
-    def static(self) -> Figure:
-        """The picture as it is now, for ``plots.show``: for pages where no kernel runs."""
-        fig = Figure()
-        self.draw(fig, self.record)
-        return fig
-
-    def _ipython_display_(self) -> None:
-        show_widget(self.widget, "An explorer with a slider for the number of clusters and a list of features")

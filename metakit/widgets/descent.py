@@ -14,7 +14,7 @@ from metakit import plots
 from metakit.inner import SGD, Adam, Momentum, RMSProp, Weights, run, task_loss
 from metakit.models import MLP
 from metakit.tasks import LinearRegression
-from metakit.widgets.explorer import STYLE, WIDE, Explorer, show_widget
+from metakit.widgets.explorer import LATE, VIEWED, Explorer, another
 
 RULES = {"gradient descent": SGD, "momentum": Momentum, "RMSProp": RMSProp, "Adam": Adam}
 _MOST_STEPS = 1000
@@ -85,6 +85,7 @@ class DescentExplorer:
     """Turn the rate, the number of steps and the noise, and see which of four rules gets there first.
 
     After each change ``.record`` is the ``plots.Race`` shown, and ``.error`` the exception if there was one.
+    Controls by name: lr, steps, noise, seed.
 
     Example:
         >>> explorer = DescentExplorer()
@@ -93,35 +94,20 @@ class DescentExplorer:
         (50, None)
     """
 
+    controls, record, error, widget, static, _ipython_display_ = VIEWED
+
     def __init__(self) -> None:
-        late: dict[str, Any] = {"style": STYLE, "layout": WIDE, "continuous_update": False}  # a race takes a while
         controls = {
-            "lr": ipw.FloatLogSlider(description="Rate", base=10, min=-4, max=0, step=0.1, value=0.01, **late),
-            "steps": ipw.IntSlider(description="Inner steps", min=10, max=_MOST_STEPS, step=10, value=100, **late),
-            "noise": ipw.FloatSlider(description="Noise (y)", min=0, max=2, step=0.1, value=0.1, **late),
+            "lr": ipw.FloatLogSlider(description="Rate", base=10, min=-4, max=0, step=0.1, value=0.01, **LATE),
+            "steps": ipw.IntSlider(description="Inner steps", min=10, max=_MOST_STEPS, step=10, value=100, **LATE),
+            "noise": ipw.FloatSlider(description="Noise (y)", min=0, max=2, step=0.1, value=0.1, **LATE),
             "seed": ipw.IntText(value=0),
         }
-        self._view = Explorer(controls, descent, self.draw)
-        again = ipw.Button(description="Other task", tooltip="Draw another task and another start")
-        again.on_click(self._other_task)
-        sliders = [control for name, control in controls.items() if name != "seed"]
-        self.widget = ipw.VBox([*sliders, again, self._view.sentence, self._view.picture])
+        again = another(controls["seed"], "Other task", "Draw another task and another start")
+        rows = [*(control for name, control in controls.items() if name != "seed"), again]
+        told = "An explorer with sliders for rate, inner steps and noise"
+        self._view = Explorer(controls, descent, self.draw, rows=rows, instead=told)
         self._view.refresh()
-
-    @property
-    def controls(self) -> dict[str, Any]:
-        """The controls by name: lr, steps, noise, seed. Setting a ``.value`` is moving it."""
-        return self._view.controls
-
-    @property
-    def record(self) -> plots.Race:
-        """What is shown."""
-        return self._view.record
-
-    @property
-    def error(self) -> Exception | None:
-        """What went wrong at the last change, or ``None``."""
-        return self._view.error
 
     @staticmethod
     def draw(fig: Figure, record: plots.Race) -> None:
@@ -131,15 +117,3 @@ class DescentExplorer:
         fig.subplots_adjust(left=0.1, right=0.985, top=0.92, bottom=0.13)
         ax.spines[["top", "right"]].set_visible(False)
         plots.draw_race(ax, record)
-
-    def static(self) -> Figure:
-        """The picture as it is now, for ``plots.show``: for pages where no kernel runs."""
-        fig = Figure()
-        self.draw(fig, self.record)
-        return fig
-
-    def _other_task(self, button: Any) -> None:
-        self.controls["seed"].value += 1
-
-    def _ipython_display_(self) -> None:
-        show_widget(self.widget, "An explorer with sliders for rate, inner steps and noise")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import ipywidgets as ipw
@@ -10,7 +9,7 @@ from matplotlib.figure import Figure
 
 from metakit import plots
 from metakit.tasks import Episodes, LabelledData
-from metakit.widgets.explorer import STYLE, WIDE, Explorer, show_widget
+from metakit.widgets.explorer import LINE, VIEWED, Explorer, another, by_name
 
 
 def episode(
@@ -80,6 +79,7 @@ class EpisodeExplorer:
         most_ways: the largest N to choose.
 
     After each change ``.record`` is the ``plots.Episode`` shown, and ``.error`` the exception if there was one.
+    Controls by name: learner, alphabet, ways, shots, seed.
 
     Raises:
         ValueError: if there is no learner to show.
@@ -92,43 +92,25 @@ class EpisodeExplorer:
         (3, None)
     """
 
+    controls, record, error, widget, static, _ipython_display_ = VIEWED
+
     def __init__(self, learner: Any, data: LabelledData, *, most_ways: int = 5) -> None:
-        self.learners = dict(learner) if isinstance(learner, Mapping) else {"the learner": learner}
-        if not self.learners:
-            raise ValueError("learner must be a learner or several by name, got none.")
-        self.data = data
-        common: dict[str, Any] = {"style": STYLE, "layout": WIDE}
+        self.learners, self.data = by_name(learner), data
         homes = len(_alphabets(data))
         controls = {
-            "learner": ipw.Dropdown(description="Learner", options=list(self.learners), **common),
-            "alphabet": ipw.IntSlider(description="Alphabet", min=0, max=homes - 1, value=0, **common),
-            "ways": ipw.IntSlider(description="Ways (classes)", min=2, max=most_ways, value=most_ways, **common),
-            "shots": ipw.IntSlider(description="Shots (each)", min=1, max=5, value=1, **common),
+            "learner": ipw.Dropdown(description="Learner", options=list(self.learners), **LINE),
+            "alphabet": ipw.IntSlider(description="Alphabet", min=0, max=homes - 1, value=0, **LINE),
+            "ways": ipw.IntSlider(description="Ways (classes)", min=2, max=most_ways, value=most_ways, **LINE),
+            "shots": ipw.IntSlider(description="Shots (each)", min=1, max=5, value=1, **LINE),
             "seed": ipw.IntText(value=0),
         }
-        self._view = Explorer(controls, self.compute, self.draw)
-        again = ipw.Button(description="Other episode", tooltip="Draw other characters and drawings")
-        again.on_click(self._other_episode)
+        again = another(controls["seed"], "Other episode", "Draw other characters and drawings")
         hidden = {"seed"} | ({"learner"} if len(self.learners) == 1 else set())
         hidden |= {"alphabet"} if homes == 1 else set()
-        shown = [control for key, control in controls.items() if key not in hidden]
-        self.widget = ipw.VBox([*shown, again, self._view.sentence, self._view.picture])
+        rows = [*(control for name, control in controls.items() if name not in hidden), again]
+        told = "An explorer with sliders for alphabet, ways and shots"
+        self._view = Explorer(controls, self.compute, self.draw, rows=rows, instead=told)
         self._view.refresh()
-
-    @property
-    def controls(self) -> dict[str, Any]:
-        """The controls by name: learner, alphabet, ways, shots, seed. Setting a ``.value`` is moving it."""
-        return self._view.controls
-
-    @property
-    def record(self) -> plots.Episode:
-        """What is shown."""
-        return self._view.record
-
-    @property
-    def error(self) -> Exception | None:
-        """What went wrong at the last change, or ``None``."""
-        return self._view.error
 
     def compute(
         self, *, learner: str | None = None, alphabet: int = 0, ways: int = 5, shots: int = 1, seed: int = 0
@@ -145,15 +127,3 @@ class EpisodeExplorer:
         ax = fig.subplots()
         fig.subplots_adjust(left=0.01, right=0.99, top=0.92, bottom=0.02)
         plots.draw_episode(ax, record)
-
-    def static(self) -> Figure:
-        """The picture as it is now, for ``plots.show``: for pages where no kernel runs."""
-        fig = Figure()
-        self.draw(fig, self.record)
-        return fig
-
-    def _other_episode(self, button: Any) -> None:
-        self.controls["seed"].value += 1
-
-    def _ipython_display_(self) -> None:
-        show_widget(self.widget, "An explorer with sliders for alphabet, ways and shots")

@@ -7,7 +7,6 @@ import dataclasses
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import ipywidgets as ipw
 import torch
@@ -20,7 +19,7 @@ from metakit.learners import MAML, FineTune
 from metakit.models import MLP
 from metakit.step import OuterStep
 from metakit.tasks import Sinusoids
-from metakit.widgets.explorer import STYLE, WIDE, Explorer, show_widget
+from metakit.widgets.explorer import LATE, LINE, ROW, VIEWED, Explorer, button
 
 RACERS = ("from scratch", "pre-trained", "meta-learned")
 _META_BATCH, _OUTER_LR = 25, 3e-3
@@ -128,7 +127,7 @@ class RaceExplorer:
     race and not the training.
 
     ``.record`` is the ``plots.HeadStart`` shown, ``.error`` the exception if there was one; ``.wait()`` waits for the
-    training to end.
+    training to end. Controls by name: shots, lr, steps, and a tick for each racer.
 
     Arguments:
         outer_steps, seed: as in ``racers``.
@@ -141,6 +140,8 @@ class RaceExplorer:
         (20, None)
     """
 
+    controls, record, error, widget, static, _ipython_display_ = VIEWED
+
     def __init__(self, *, outer_steps: int = 1500, seed: int = 0) -> None:
         self._outer_steps, self._seed = outer_steps, seed
         self._lock = threading.Lock()  # A slider may ask for a race while the thread moves the weights.
@@ -151,42 +152,24 @@ class RaceExplorer:
         ticks = {
             name: ipw.Checkbox(description=name, value=True, indent=False, layout={"width": "140px"}) for name in RACERS
         }
-        late: dict[str, Any] = {"style": STYLE, "layout": WIDE, "continuous_update": False}
         controls = {
-            "shots": ipw.IntSlider(description="Shots (points)", min=1, max=20, value=10, **late),
-            "lr": ipw.FloatLogSlider(description="Inner rate", base=10, min=-3, max=-1, step=0.1, value=0.01, **late),
-            "steps": ipw.IntSlider(description="Gradient steps", min=1, max=30, value=10, **late),
+            "shots": ipw.IntSlider(description="Shots (points)", min=1, max=20, value=10, **LATE),
+            "lr": ipw.FloatLogSlider(description="Inner rate", base=10, min=-3, max=-1, step=0.1, value=0.01, **LATE),
+            "steps": ipw.IntSlider(description="Gradient steps", min=1, max=30, value=10, **LATE),
             **ticks,
         }
         self.buttons = {
-            "Start": ipw.Button(description="Start", tooltip="Train the racers from the beginning"),
-            "Stop": ipw.Button(description="Stop", tooltip="End the training where it is", disabled=True),
+            "Start": button("Start", "Train the racers from the beginning", self.start),
+            "Stop": button("Stop", "End the training where it is", self.stop),
         }
-        self.buttons["Start"].on_click(lambda _: self.start())
-        self.buttons["Stop"].on_click(lambda _: self.stop())
-        self._bar = ipw.IntProgress(description="Outer steps", max=outer_steps, style=STYLE, layout=WIDE)
-        self._view = Explorer(controls, self._current, self.draw)
+        self._bar = ipw.IntProgress(description="Outer steps", max=outer_steps, **LINE)
         sliders = [control for name, control in controls.items() if name not in ticks]
-        rows = [
-            ipw.HBox(list(group), layout={"flex_flow": "row wrap"}) for group in (self.buttons.values(), ticks.values())
-        ]
-        self.widget = ipw.VBox([rows[0], self._bar, *sliders, rows[1], self._view.sentence, self._view.picture])
+        first, last = (ipw.HBox(list(group), layout=ROW) for group in (self.buttons.values(), ticks.values()))
+        told = "An explorer with Start and Stop, and sliders for shots, inner rate and gradient steps"
+        rows = [first, self._bar, *sliders, last]
+        self._view = Explorer(controls, self._current, self.draw, rows=rows, instead=told)
+        self._switch(running=False)
         self._view.refresh()
-
-    @property
-    def controls(self) -> dict[str, Any]:
-        """The controls by name: shots, lr, steps, and a tick for each racer. Setting a ``.value`` is moving it."""
-        return self._view.controls
-
-    @property
-    def record(self) -> plots.HeadStart:
-        """What is shown."""
-        return self._view.record
-
-    @property
-    def error(self) -> Exception | None:
-        """What went wrong at the last change or in the training, or ``None``."""
-        return self._view.error
 
     def start(self) -> None:
         """Train from the beginning, in a thread."""
@@ -217,12 +200,6 @@ class RaceExplorer:
         ax.spines[["top", "right"]].set_visible(False)
         plots.draw_head_start(ax, record)
 
-    def static(self) -> Figure:
-        """The picture as it is now, for ``plots.show``: for pages where no kernel runs."""
-        fig = Figure()
-        self.draw(fig, self.record)
-        return fig
-
     def _current(self, *, shots: int, lr: float, steps: int, **ticked: bool) -> plots.HeadStart:
         if self._failure is not None:
             raise self._failure
@@ -251,8 +228,3 @@ class RaceExplorer:
 
     def _switch(self, *, running: bool) -> None:
         self.buttons["Start"].disabled, self.buttons["Stop"].disabled = running, not running
-
-    def _ipython_display_(self) -> None:
-        show_widget(
-            self.widget, "An explorer with Start and Stop, and sliders for shots, inner rate and gradient steps"
-        )

@@ -17,7 +17,7 @@ from torch import Tensor
 from metakit import plots
 from metakit.batch import TaskBatch
 from metakit.search import CrossEntropy, Evolution, Random, Result, Space, SuccessiveHalving, Trial, train
-from metakit.widgets.explorer import STYLE, WIDE, Explorer, show_widget
+from metakit.widgets.explorer import LATE, LINE, ROW, STYLE, VIEWED, Explorer, button
 
 NETWORKS = Space(
     hidden_layers=(1, 2, 3),
@@ -148,12 +148,13 @@ def search_rounds(
         raise ValueError(f"strategies must hold 'random', to compare with, got {', '.join(chosen)}. Add Random().")
     if rounds < 1:
         raise ValueError(f"rounds must be at least 1, got {rounds}. Raise it.")
-    return _search_rounds(batch, space, chosen, rounds, steps, seed)
+    return filter(None, _parts(batch, space, chosen, rounds, steps, seed))
 
 
-def _search_rounds(
+def _parts(
     batch: TaskBatch, space: Space, strategies: dict[str, Any], rounds: int, steps: int, seed: int
-) -> Iterator[SearchRound]:
+) -> Iterator[SearchRound | None]:
+    """As ``search_rounds``, with a None after each strategy of a round: a place to stop at."""
     searchers = {name: strategy.start(space, seed=seed) for name, strategy in strategies.items()}
     results = {n: Result(space, (), (), None, "", type(s).__name__, []) for n, s in strategies.items()}
     for done in range(rounds):
@@ -167,6 +168,7 @@ def _search_rounds(
             searcher.tell(candidates, [trial.score for trial in trials])
             history: tuple[Trial, ...] = (*before.history, *trials)
             results[name] = dataclasses.replace(before, history=history, distributions=before.distributions + model)
+            yield None
         yield SearchRound(dict(results), done + 1, steps, next(iter(strategies)))
 
 
@@ -178,7 +180,7 @@ class SearchExplorer:
     """Let four strategies search, a round at a time or on to the end; choose which of them to look at.
 
     ``.record`` is the ``SearchRound`` shown, ``.error`` the exception if there was one; ``.wait()`` waits for a run.
-    Moving noise, steps or seed begins a new search.
+    Controls by name: shown, noise, steps, seed. Moving noise, steps or seed begins a new search.
 
     Example:
         >>> explorer = SearchExplorer()
@@ -187,53 +189,37 @@ class SearchExplorer:
         (2, None)
     """
 
+    controls, record, error, widget, static, _ipython_display_ = VIEWED
+
     def __init__(self) -> None:
         self._lock = threading.Lock()  # A slider may begin a new search while the thread is in a round.
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._failure: Exception | None = None
         self._setting: tuple[float, int, int] | None = None
-        late: dict[str, Any] = {"style": STYLE, "layout": WIDE, "continuous_update": False}
-        common: dict[str, Any] = {"style": STYLE, "layout": WIDE}
         controls = {
-            "shown": ipw.Dropdown(description="Look at", options=list(STRATEGIES), value="cross-entropy", **common),
-            "noise": ipw.FloatSlider(description="Noise (y)", min=0, max=1, step=0.1, value=0.5, **late),
-            "steps": ipw.IntSlider(description="Gradient steps", min=50, max=400, step=50, value=150, **late),
+            "shown": ipw.Dropdown(description="Look at", options=list(STRATEGIES), value="cross-entropy", **LINE),
+            "noise": ipw.FloatSlider(description="Noise (y)", min=0, max=1, step=0.1, value=0.5, **LATE),
+            "steps": ipw.IntSlider(description="Gradient steps", min=50, max=400, step=50, value=150, **LATE),
             "seed": ipw.BoundedIntText(description="Seed", min=0, max=999, value=2, style=STYLE),
         }
-        actions = {"Next round": self.next, "Run": self.run, "Stop": self.stop, "Start again": self.reset}
-        hints = ("One round of each strategy", "On to the last round", "End after this round", "Begin a new search")
         self.buttons = {
-            name: ipw.Button(description=name, tooltip=hint, layout={"width": "110px"})
-            for name, hint in zip(actions, hints, strict=True)
+            "Next round": button("Next round", "One round of each strategy", self.next, width="110px"),
+            "Run": button("Run", "On to the last round", self.run, width="110px"),
+            "Stop": button("Stop", "End after the strategy at work", self.stop, width="110px"),
+            "Start again": button("Start again", "Begin a new search", self.reset, width="110px"),
         }
-        for name, action in actions.items():
-            self.buttons[name].on_click(lambda _, action=action: action())
-        self._view = Explorer(controls, self._current, self.draw)
+        rows = [ipw.HBox(list(self.buttons.values()), layout=ROW), *controls.values()]
+        told = "An explorer with buttons for the rounds of a search, and sliders for noise and steps"
+        self._view = Explorer(controls, self._current, self.draw, rows=rows, instead=told)
         for control in controls.values():
             control.observe(lambda _: self._switch(), names="value")
-        row = ipw.HBox(list(self.buttons.values()), layout={"flex_flow": "row wrap"})
-        self.widget = ipw.VBox([row, *controls.values(), self._view.sentence, self._view.picture])
         self._show()
-
-    @property
-    def controls(self) -> dict[str, Any]:
-        """The controls by name: shown, noise, steps, seed. Setting a ``.value`` is moving it."""
-        return self._view.controls
-
-    @property
-    def record(self) -> SearchRound:
-        """What is shown."""
-        return self._view.record
-
-    @property
-    def error(self) -> Exception | None:
-        """What went wrong at the last change or in a round, or ``None``."""
-        return self._view.error
 
     def next(self) -> None:
         """Do one round of each strategy."""
-        self._advance()
+        while not self._advance():
+            pass
         self._show()
 
     def run(self) -> None:
@@ -245,9 +231,9 @@ class SearchExplorer:
             self._thread.start()
 
     def stop(self) -> None:
-        """End a run after the round at which it is."""
+        """End a run after the strategy that is at work; the next round takes up where it ended."""
         self._stopping.set()
-        self.buttons["Stop"].disabled = True  # The answer to the click, while that round still goes on.
+        self.buttons["Stop"].disabled = True  # The answer to the click, while that strategy still goes on.
 
     def wait(self) -> None:
         """Wait for a run to end."""
@@ -277,33 +263,31 @@ class SearchExplorer:
             plots.draw_population(right, result, dimension="units")
             right.set_title(f"{record.shown}: {len(result.history)} candidates")
 
-    def static(self) -> Figure:
-        """The picture as it is now, for ``plots.show``: for pages where no kernel runs."""
-        fig = Figure()
-        self.draw(fig, self.record)
-        return fig
-
     def _current(self, *, shown: str, noise: float, steps: int, seed: int) -> SearchRound:
         with self._lock:
             if (setting := (noise, steps, seed)) != self._setting:
                 batch, _ = hidden_rows(noise=noise, seed=seed)
-                self._rounds = search_rounds(batch, steps=steps, seed=seed)
-                self._now, self._setting, self._failure = next(self._rounds), setting, None
+                self._parts = _parts(batch, NETWORKS, STRATEGIES, _ROUNDS, steps, seed)
+                self._now, self._setting, self._failure = next(filter(None, self._parts)), setting, None
             if self._failure is not None:
                 raise self._failure
             return dataclasses.replace(self._now, shown=shown)
 
-    def _advance(self) -> None:
+    def _advance(self) -> bool:
+        """Let one strategy do its part; whether the round is over."""
         with self._lock:
             try:
-                self._now = next(self._rounds, self._now)
+                now = next(self._parts, self._now)
             except Exception as error:  # Kept, and told by the drawing that follows: a thread's traceback goes nowhere.
                 self._failure = error
+                return True
+            self._now = now or self._now
+            return now is not None
 
     def _go_on(self) -> None:
         while not (self._stopping.is_set() or self._failure or self._now.round == _ROUNDS):
-            self._advance()
-            self._view.refresh()
+            if self._advance():
+                self._view.refresh()
         self._thread = None
         self._show()
 
@@ -314,11 +298,8 @@ class SearchExplorer:
     def _switch(self) -> None:
         running, over = self._thread is not None, self._now.round == _ROUNDS
         off = {"Next round": running or over, "Run": running or over, "Stop": not running, "Start again": running}
-        for name, button in self.buttons.items():
-            button.disabled = off[name]
-
-    def _ipython_display_(self) -> None:
-        show_widget(self.widget, "An explorer with buttons for the rounds of a search, and sliders for noise and steps")
+        for name, each in self.buttons.items():
+            each.disabled = off[name]
 
 
 def draw_rounds(ax: Axes, record: SearchRound) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import html
 import threading
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 import ipywidgets as ipw
 import torch
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from metakit import plots
 from metakit.evaluation import evaluate
@@ -24,13 +26,15 @@ from metakit.widgets.explorer import Explorer, show_widget
 _AMPLITUDE, _PHASE = 4.0, 1.0  # the task that is shown
 _VALIDATION_TASKS, _VALIDATION_SEED = 100, 1_000_003
 _OUTER_STEPS, _META_BATCH = 60, 25
+_OTHER_STARTS = 20
 
 
 def seven_steps(*, target: float = 0.7, rounds: int = 30, lr: float = 0.01, seed: int = 0) -> Iterator[plots.Stage]:
     """Meta-train a learner of sine curves and yield a record after each of the seven steps.
 
-    Steps 1 and 2 come once. Steps 3 to 7 come again in each round: 60 outer steps, a new task learned, 100 new tasks
-    judged, the outer rate halved if no evaluation has been better, and the decision whether to go on.
+    Steps 1 and 2 come once: a random start is drawn, and three optimisers are tried on it for 60 outer steps each.
+    Steps 3 to 7 come again in each round: 60 outer steps, a new task learned, 100 new tasks judged, the outer rate
+    halved if no evaluation has been better, and the decision whether to go on.
 
     Arguments:
         target: the mean query loss over the 100 tasks to reach.
@@ -60,20 +64,24 @@ def seven_steps(*, target: float = 0.7, rounds: int = 30, lr: float = 0.01, seed
 
 def _seven_steps(target: float, rounds: int, lr: float, seed: int) -> Iterator[plots.Stage]:
     tasks, generator = Sinusoids(), torch.Generator().manual_seed(seed)
-    loss: list[float] = []
-    validation: list[tuple[int, float, float]] = []
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        learner = MAML(MLP(1, [40, 40], 1), rule=SGD(lr=0.02), steps=1)
+    loss, validation = list[float](), list[plots.Score]()
+    trials: dict[str, tuple[plots.Score, ...]] = {}
+    learner, starts = _initialised(tasks, seed)
+    _, random, _ = _judge(learner, tasks, at=0)
 
     def stage(number: int, round: int, told: str, done: bool = False) -> plots.Stage:
         seen = adaptation(learner, tasks, amplitude=_AMPLITUDE, phase=_PHASE, steps=0 if number < 4 else 1)
-        return plots.Stage(number, round, told, seen, tuple(loss), tuple(validation), target, lr, done)
+        fixed = seen, starts, random, trials
+        return plots.Stage(number, round, told, *fixed, tuple(loss), tuple(validation), target, lr, done)
 
     numbers = sum(p.numel() for p in learner.parameters())
-    yield stage(1, 0, f"A network of {numbers:,} random weights: the start that will be learned.")
+    drawn = f"{numbers:,} random weights; beside them, {_OTHER_STARTS} other random starts."
+    yield stage(1, 0, f"{drawn} Mean query loss on {_VALIDATION_TASKS} new tasks, after one inner step: {random:.2f}.")
+    trials = _trials(learner, tasks, lr, seed)
     optimizer = learner.optimizer(learner.parameters(), lr=lr)
-    yield stage(2, 0, f"MAML has an exact meta-gradient, so {type(optimizer).__name__} follows it, at rate {lr:g}.")
+    ends = ", ".join(f"{name}: {scores[-1][1]:.2f}" for name, scores in trials.items())
+    chosen = f"MAML has an exact meta-gradient, so {type(optimizer).__name__} follows it, at rate {lr:g}."
+    yield stage(2, 0, f"{chosen} Query loss after {_OUTER_STEPS} outer steps from this start: {ends}.")
     step = OuterStep(learner, optimizer)
     for round in range(1, rounds + 1):
         loss += [step(tasks.sample(_META_BATCH, generator=generator)) for _ in range(_OUTER_STEPS)]
@@ -81,23 +89,50 @@ def _seven_steps(target: float, rounds: int, lr: float, seed: int) -> Iterator[p
         yield stage(3, round, f"{_OUTER_STEPS} outer steps of {_META_BATCH} tasks; mean query loss {last:.2f}.")
         before, after = adaptation(learner, tasks, amplitude=_AMPLITUDE, phase=_PHASE, steps=1).loss.tolist()
         yield stage(4, round, f"One inner step on 10 points of a new curve: loss {before:.2f}, then {after:.2f}.")
-        result = evaluate(learner, tasks, n_tasks=_VALIDATION_TASKS, seed=_VALIDATION_SEED)
-        mean, high = float(result.mean()[-1]), float(result.interval()[1][-1])
+        _, mean, half = score = _judge(learner, tasks, at=len(loss))
         better = all(mean < best for _, best, _ in validation)
-        validation.append((len(loss), mean, high - mean))
-        yield stage(5, round, f"{_VALIDATION_TASKS} new tasks: mean query loss {mean:.2f} +- {high - mean:.2f}.")
+        validation.append(score)
+        yield stage(5, round, f"{_VALIDATION_TASKS} new tasks: mean query loss {mean:.2f} +- {half:.2f}.")
         lr = lr if better else lr / 2
         for group in optimizer.param_groups:
             group["lr"] = lr
         best = "The best evaluation so far: the rate stays" if better else "No better than before: the rate is halved,"
         yield stage(6, round, f"{best} {lr:g}.")
         reached = mean <= target
-        more = (
-            "reached: done." if reached else "not reached: " + ("go on with step 3." if round < rounds else "enough.")
-        )
-        yield stage(7, round, f"{mean:.2f} against a target of {target:g}, {more}", reached or round == rounds)
+        more = "reached: done" if reached else f"not reached: {'go on with step 3' if round < rounds else 'enough'}"
+        yield stage(7, round, f"{mean:.2f} against a target of {target:g}, {more}.", reached or round == rounds)
         if reached:
             return
+
+
+def _initialised(tasks: Sinusoids, seed: int) -> tuple[MAML, Tensor]:
+    """A learner with random weights, and the curves of other random networks, ``[N, G]``."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        learner = MAML(MLP(1, [40, 40], 1), rule=SGD(lr=0.02), steps=1)
+        others = [MLP(1, [40, 40], 1) for _ in range(_OTHER_STARTS)]
+    x = adaptation(learner, tasks, amplitude=_AMPLITUDE, phase=_PHASE, steps=0).x
+    return learner, torch.stack([model(x[:, None]).detach()[:, 0] for model in others])
+
+
+def _trials(learner: MAML, tasks: Sinusoids, lr: float, seed: int) -> dict[str, tuple[plots.Score, ...]]:
+    """Copies of the learner go through the first round with an optimiser each, judged every 20 outer steps."""
+    trials = {}
+    for kind, rate in ((learner.optimizer, lr), (torch.optim.SGD, lr), (torch.optim.SGD, 10 * lr)):
+        tried, generator = copy.deepcopy(learner), torch.Generator().manual_seed(seed)
+        step, scores = OuterStep(tried, kind(tried.parameters(), lr=rate)), [_judge(tried, tasks, at=0)]
+        for at in range(1, _OUTER_STEPS + 1):
+            step(tasks.sample(_META_BATCH, generator=generator))
+            if at % 20 == 0:
+                scores.append(_judge(tried, tasks, at=at))
+        trials[f"{kind.__name__}, rate {rate:g}"] = tuple(scores)
+    return trials
+
+
+def _judge(learner: MAML, tasks: Sinusoids, *, at: int) -> plots.Score:
+    result = evaluate(learner, tasks, n_tasks=_VALIDATION_TASKS, seed=_VALIDATION_SEED)
+    mean, high = float(result.mean()[-1]), float(result.interval()[1][-1])
+    return at, mean, high - mean
 
 
 class StepsExplorer:
@@ -227,12 +262,18 @@ def _line(number: int, title: str, record: plots.Stage) -> str:
 
 
 def draw_stage(fig: Figure, record: plots.Stage) -> None:
-    """Draw one stage on a whole figure: the learner on one task on the left, its progress on the right."""
+    """Draw one stage on a whole figure: the learner on one task on the left, its progress on the right.
+
+    Step 1 adds the starts that might have been, step 2 shows the optimisers tried.
+    """
     fig.set(figwidth=7.8, figheight=3.8, dpi=100, facecolor="white")
     left, right = fig.subplots(1, 2, width_ratios=(1.3, 1))
     fig.subplots_adjust(left=0.075, right=0.985, top=0.91, bottom=0.24, wspace=0.26)
     for ax in (left, right):
         ax.spines[["top", "right"]].set_visible(False)
     plots.draw_adaptation(left, record.adaptation)
-    plots.draw_progress(right, record)
+    if record.number == 1:
+        plots.draw_starts(left, record)
+        left.legend(loc="upper left", bbox_to_anchor=(-0.03, -0.17), ncols=2, frameon=False, fontsize=8)
+    (plots.draw_trials if record.number == 2 else plots.draw_progress)(right, record)
     left.get_legend().set(ncols=2)

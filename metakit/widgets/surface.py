@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import ipywidgets as ipw
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from metakit import plots
-from metakit.widgets.explorer import STYLE, WIDE, Explorer, show_widget
+from metakit.widgets.explorer import LINE, VIEWED, Explorer
 
 _CENTRES = ((-1.0, -0.5), (1.0, 0.5))
 _GRID, _STEPS, _REACH = 41, 60, 2.5
@@ -87,6 +85,7 @@ class SurfaceExplorer:
     """Turn the inner rate, the curvature of a task and the start; see two gradients agree, part, and disagree.
 
     After each change ``.record`` is the ``plots.Surface`` shown, and ``.error`` the exception if there was one.
+    Controls by name: inner_lr, curvature, first, second.
 
     Example:
         >>> explorer = SurfaceExplorer()
@@ -95,33 +94,19 @@ class SurfaceExplorer:
         (0.0, None)
     """
 
+    controls, record, error, widget, static, _ipython_display_ = VIEWED
+
     def __init__(self) -> None:
-        common: dict[str, Any] = {"style": STYLE, "layout": WIDE}
-        place = {"min": -2.0, "max": 2.0, "step": 0.1, **common}
+        place = {"min": -2.0, "max": 2.0, "step": 0.1, **LINE}
         controls = {
-            "inner_lr": ipw.FloatSlider(description="Inner rate", min=0, max=1, step=0.01, value=0.25, **common),
-            "curvature": ipw.FloatSlider(description="Curvature of B", min=0.5, max=4, step=0.1, value=3.0, **common),
+            "inner_lr": ipw.FloatSlider(description="Inner rate", min=0, max=1, step=0.01, value=0.25, **LINE),
+            "curvature": ipw.FloatSlider(description="Curvature of B", min=0.5, max=4, step=0.1, value=3.0, **LINE),
             "first": ipw.FloatSlider(description="Start, weight 1", value=1.5, **place),
             "second": ipw.FloatSlider(description="Start, weight 2", value=1.5, **place),
         }
-        self._view = Explorer(controls, self.compute, self.draw)
-        self.widget = ipw.VBox([*controls.values(), self._view.sentence, self._view.picture])
+        told = "An explorer with sliders for inner rate, curvature and start"
+        self._view = Explorer(controls, self.compute, self.draw, instead=told)
         self._view.refresh()
-
-    @property
-    def controls(self) -> dict[str, Any]:
-        """The controls by name: inner_lr, curvature, first, second. Setting a ``.value`` is moving it."""
-        return self._view.controls
-
-    @property
-    def record(self) -> plots.Surface:
-        """What is shown."""
-        return self._view.record
-
-    @property
-    def error(self) -> Exception | None:
-        """What went wrong at the last change, or ``None``."""
-        return self._view.error
 
     @staticmethod
     def compute(*, inner_lr: float, curvature: float, first: float, second: float) -> plots.Surface:
@@ -132,15 +117,6 @@ class SurfaceExplorer:
     def draw(fig: Figure, record: plots.Surface) -> None:
         """The surface, and beside it how strongly each gradient pulls towards a task."""
         draw_surface_and_weighting(fig, record)
-
-    def static(self) -> Figure:
-        """The picture as it is now, for ``plots.show``: for pages where no kernel runs."""
-        fig = Figure()
-        self.draw(fig, self.record)
-        return fig
-
-    def _ipython_display_(self) -> None:
-        show_widget(self.widget, "An explorer with sliders for inner rate, curvature and start")
 
 
 def draw_surface_and_weighting(fig: Figure, record: plots.Surface) -> None:
