@@ -58,6 +58,10 @@ def _trained_on_all(sizes: Sequence[int], train: Train, support: Rows, query: Ro
     return sizes[int(losses.argmin())], losses
 
 
+def _trained_on_query(sizes: Sequence[int], train: Train, support: Rows, query: Rows) -> tuple:
+    return _by_training_loss(sizes, train, query, query)
+
+
 def _listed_twice(sizes: Sequence[int], train: Train, support: Rows, query: Rows) -> tuple:
     chosen, losses = _choose_size(sizes, train, support, query)
     return chosen, losses.repeat_interleave(2)
@@ -103,6 +107,10 @@ CHOOSE_SIZE = Exercise(
         Mistake(
             _trained_on_all,
             "The validation rows are learned too, so they are no judge any more. Train on the support rows alone.",
+        ),
+        Mistake(
+            _trained_on_query,
+            "The networks are trained on the query rows, and judged on the same rows. Train on the support rows.",
         ),
         Mistake(_listed_twice, "Each candidate is listed twice, as in the example. One entry for each size."),
         Mistake(_last, "The last candidate is taken, not the best: nothing is chosen. Use argmin."),
