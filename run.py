@@ -278,19 +278,20 @@ def test(words):
     nbval = ["--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=120", "notebooks"]
     # As many at once as there are cores, each with one thread: more would wait for each other.
     shared, one_thread = ["-n", "auto", "--dist", "loadfile"], {"OMP_NUM_THREADS": "1"}
+    no_network = {"PYTHONPATH": str(ROOT / "tests" / "no_network")}
     parts = [
-        ("lint", [PYTHON, "-m", "ruff", "check"]),
-        ("format", [PYTHON, "-m", "ruff", "format", "--check"]),
-        ("types", [PYTHON, "-m", "mypy"]),
-        ("unit tests, doctests", [*pytest, "-q", *shared, "-m", "not browser"]),
-        ("notebooks", [*pytest, "-q", *shared, *nbval]),
-        ("browser", [*pytest, "-q", "-m", "browser", "tests/test_browser.py", "tests/test_slides.py"]),
+        ("lint", [PYTHON, "-m", "ruff", "check"], {}),
+        ("format", [PYTHON, "-m", "ruff", "format", "--check"], {}),
+        ("types", [PYTHON, "-m", "mypy"], {}),
+        ("unit tests, doctests", [*pytest, "-q", *shared, "-m", "not browser"], one_thread),
+        ("notebooks", [*pytest, "-q", *shared, *nbval], dict(one_thread, **no_network)),
+        ("browser", [*pytest, "-q", "-m", "browser", "tests/test_browser.py", "tests/test_slides.py"], {}),
     ]
     lines, failed = [], 0
-    for name, command in parts:
+    for name, command, environment in parts:
         print(f"\n--- {name}", flush=True)
         started = time.time()
-        status = child(command, **(one_thread if "-n" in command else {}))
+        status = child(command, **environment)
         failed += bool(status)
         lines.append("{:<22}{:<8}{:>7.1f} s".format(name, "FAILED" if status else "passed", time.time() - started))
     print("\n" + "\n".join(lines))

@@ -1,4 +1,4 @@
-"""Every notebook in a real browser: JupyterLab, Chromium, all cells run, sliders moved.
+"""Every notebook in a real browser: JupyterLab, Chromium, all cells run, sliders moved, characters drawn.
 
 Set METAKIT_SCREENSHOTS to a folder to look at what the browser saw. Where there is no Chromium these tests skip and
 say so; with METAKIT_CI set they fail instead.
@@ -6,6 +6,7 @@ say so; with METAKIT_CI set they fail instead.
 
 import json
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -16,6 +17,7 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
+import nbformat
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -129,10 +131,21 @@ def page(browser):
 
 def open_and_run(page, server, notebook):
     """Open a notebook, wait for its kernel, run all cells to the end."""
+    open_and_start(page, server, notebook)
+    wait_for_the_end(page)
+
+
+def open_and_start(page, server, notebook):
+    """Open a notebook, wait for its kernel, set all cells running."""
     page.goto(f"{server.url}/doc/tree/{notebook}?token={server.token}&reset", wait_until="domcontentloaded")
     page.wait_for_selector(".jp-NotebookPanel .jp-Cell", timeout=60_000)
     wait_for_kernel(page, "idle", 60)
-    page.evaluate("window.jupyterapp.commands.execute('notebook:run-all-cells').then(() => { window.allRun = true })")
+    run_all = "window.jupyterapp.commands.execute('notebook:run-all-cells').then(() => { window.allRun = true })"
+    page.evaluate(f"void {run_all}")  # a promise would be waited for
+
+
+def wait_for_the_end(page):
+    """Wait until all cells have run."""
     page.wait_for_function("window.allRun === true", timeout=RUN_SECONDS * 1000)
     wait_for_kernel(page, "idle", 60)
 
@@ -180,6 +193,46 @@ def pictures(page):
     )
 
 
+CROSS = [[(0.5, 0.1), (0.5, 0.9)], [(0.1, 0.5), (0.9, 0.5)]]
+ZED = [[(0.2, 0.2), (0.8, 0.2), (0.2, 0.8), (0.8, 0.8)]]
+HOOK = ["Space", *["ArrowDown"] * 9, *["ArrowRight"] * 9, "Space"]  # pen down, an L, pen up
+
+
+def draw_by_mouse(page, pad, strokes):
+    """Clear a pad of the canvas and draw on it."""
+    clear(page, pad)
+    box = pad_named(page, pad).bounding_box()
+    for (x, y), *others in strokes:
+        page.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"])
+        page.mouse.down()
+        for x, y in others:
+            page.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"], steps=8)
+        page.mouse.up()
+
+
+def draw_by_keys(page, pad, keys):
+    """Clear a pad of the canvas and draw on it, with keys alone."""
+    pad_named(page, pad).focus()
+    for key in ["Delete", *keys]:
+        page.keyboard.press(key)
+
+
+def pad_named(page, pad):
+    return page.locator(f".metakit-canvas canvas[aria-label^='Pad {pad}.']").last
+
+
+def clear(page, pad):
+    page.locator(f".metakit-canvas button[aria-label='Clear {pad}']").last.click()
+
+
+def recognised(page, pad):
+    """Wait until the kernel takes the query for what is on that pad; return how probable it finds that, in percent."""
+    canvas = page.locator(".metakit-canvas").last
+    chosen = canvas.locator("figure.answer", has=page.locator(".name", has_text=re.compile(f"^{pad}$")))
+    chosen.wait_for(timeout=15_000)
+    return int(chosen.locator(".chance").inner_text().removesuffix("%"))
+
+
 def take_screenshots(page, folder, name):
     """Photograph the whole notebook at each width, in a window as tall as it is."""
     for width in WIDTHS:
@@ -212,8 +265,65 @@ def test_notebook_runs_in_a_browser(notebook, lab_server, page, screenshots):
     if page.locator(".widget-slider .noUi-handle").count():
         assert move_a_slider(page), "a slider was moved and no picture changed"
         take_screenshots(page, screenshots, f"{name}_moved")
+        explorer = page.locator(".jp-OutputArea-output:has(.widget-slider) > .widget-vbox").first
+        explorer.screenshot(path=screenshots / f"{name}_explorer.png")
+        assert errors_shown(page) == []
+    if page.locator(".metakit-canvas").count():
+        draw_and_be_recognised(page)
+        page.locator(".metakit-canvas").last.screenshot(path=screenshots / f"{name}_canvas.png")
         assert errors_shown(page) == []
     assert page.complaints == []
+
+
+def draw_and_be_recognised(page):
+    """Two characters by mouse and one by keys; then the first again by mouse, and the third again by keys."""
+    for pad in "DE":
+        clear(page, pad)
+    draw_by_mouse(page, "A", CROSS)
+    draw_by_mouse(page, "B", ZED)
+    draw_by_keys(page, "C", HOOK)
+    draw_by_keys(page, "Query", HOOK)
+    assert recognised(page, "C") > 34  # of three: a guess is 33
+    draw_by_mouse(page, "Query", CROSS)
+    assert recognised(page, "A") > 34
+
+
+def test_stop_ends_a_training_that_holds_its_cell(lab_server, page):
+    write_notebook(lab_server, "stop.ipynb", SLOW_TRAINING)
+    open_and_start(page, lab_server, "stop.ipynb")
+    stop = page.get_by_role("button", name="Stop", exact=True)
+    stop.wait_for(timeout=60_000)
+    before = int(page.locator(".metakit-live span").inner_text().split()[2])
+    stop.click()
+    wait_for_the_end(page)
+    ended, steps = page.locator(".jp-OutputArea-output pre").last.inner_text().split()
+    # A step takes 50 ms, and what stands beside the button is up to 0.8 s old.
+    assert ended == "interrupted" and before <= int(steps) < before + 60
+    assert page.locator(".metakit-live").count() == 0
+    assert (errors_shown(page), page.complaints) == ([], [])
+
+
+SLOW_TRAINING = """
+import time
+import metakit as mk
+from metakit import widgets
+
+def hold(run):
+    time.sleep(0.05)
+    live(run)
+
+learner = mk.MAML(mk.models.MLP(1, [8], 1))
+with widgets.LiveCurve("The loss of a training that would take minutes.") as live:
+    history = mk.fit(learner, mk.tasks.Sinusoids(), steps=600, progress=False, callback=hold)
+print(history.ended, history.steps)
+"""
+
+
+def write_notebook(server, name, code):
+    """Put a notebook of one cell before the server."""
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}}
+    cell = nbformat.v4.new_code_cell(code.strip())
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell], metadata=kernel), server.root / name)
 
 
 def test_there_are_notebooks_to_open():

@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 WITHOUT_EXERCISES = ("lab_playground",)
 LONGEST_CELL, LARGEST_FILE = 25, 1_000_000
+LONGEST_WAIT, LONGEST_RUN = 60, 360  # seconds
 
 pytestmark = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 
@@ -43,6 +44,13 @@ def test_opening_card_says_what_for_whom_and_how_long(path):
     assert 3 <= len(re.findall(r"^- ", first.source, re.M)) <= 5
     assert "**You need**" in first.source
     assert re.search(r"\*\*Time\*\* .*minutes.*\s[\d.]+ minutes? on two CPU cores", first.source, re.S)
+
+
+def test_the_minutes_on_the_opening_card_are_those_of_the_run_kept_here(path):
+    stated = 60 * float(re.search(r"([\d.]+) minutes? on two CPU cores", text(path)[0])[1])
+    seconds = [cell.metadata["seconds"] for cell in code(path)]
+    assert stated / 2 <= sum(seconds) <= 2 * stated
+    assert max(seconds) <= LONGEST_WAIT and sum(seconds) <= LONGEST_RUN
 
 
 def test_the_first_code_cell_imports_metakit(path):
