@@ -19,7 +19,11 @@ STORY = (
     Event(2016, "Vinyals and others", "Train as you will be tested: episodes with a few examples of each class."),
     Event(2017, "Finn, Abbeel, Levine", "Learn the initial weights from which a few gradient steps suffice."),
     Event(2020, "Brown and others", "A large language model picks up a task from the examples in its prompt."),
-    Event(2022, "Garg, Tsipras, Liang, Valiant", "A transformer learns to do least squares in its forward pass."),
+    Event(
+        2022,
+        "Garg, Tsipras, Liang, Valiant",
+        "A transformer predicts linear functions about as well as least squares, in its forward pass.",
+    ),
 )
 
 _F64 = torch.float64
@@ -106,8 +110,8 @@ PAIRED_GAIN = Exercise(
     mistakes=(
         Mistake(
             lambda a, b: (a.mean() - b.mean(), 1.96 * ((a.var() + b.var()) / len(a)) ** 0.5),
-            "This is the interval for two groups of different tasks. Both raced on the same tasks: take the difference "
-            "task by task, and then its spread. What makes a task hard for both cancels.",
+            "This is the interval for two groups of different tasks. Before and after are the same tasks: take the "
+            "difference task by task, and then its spread. What makes a task hard both times cancels.",
         ),
         Mistake(
             lambda a, b: (a.mean() - b.mean(), 1.96 * (a.std() + b.std()) / len(a) ** 0.5),

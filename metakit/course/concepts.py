@@ -214,10 +214,7 @@ QUESTIONS = (
                 "So the distribution has to be said with the score.",
             ),
             ("One of them has a bug", "Both do what they should; their guesses about the world differ."),
-            (
-                "The support sets were too small",
-                "With more rows the gap shrinks, but here the sets are small by design.",
-            ),
+            ("The support sets were too small", "Even with many rows no straight line becomes a sine."),
         ),
         right=0,
     ),
