@@ -72,8 +72,8 @@ def restyled(data: mk.tasks.LabelledData, copies: int, seed: int = 0) -> mk.task
     return mk.tasks.LabelledData(torch.cat(x), alphabet=torch.cat(alphabet))
 
 
-def train(data: mk.tasks.LabelledData, options: argparse.Namespace) -> mk.History:
-    """Train an embedding for so many minutes, and save it as a prototypical network."""
+def train(data: mk.tasks.LabelledData, options: argparse.Namespace) -> tuple[mk.ProtoNet, mk.History]:
+    """Train an embedding for so many minutes; what comes back compares by prototypes."""
     torch.manual_seed(options.seed)
     learner = CosineClassifier(mk.models.ConvNet(width=WIDTH, blocks=BLOCKS, frame=True), len(data))
     history = mk.fit(
@@ -87,8 +87,7 @@ def train(data: mk.tasks.LabelledData, options: argparse.Namespace) -> mk.Histor
         checkpoint=options.checkpoint,
         resume=options.checkpoint is not None and options.checkpoint.exists(),
     )
-    mk.save(mk.ProtoNet(learner.embedding.cpu(), distance="cosine", protocol="inductive"), options.save)
-    return history
+    return mk.ProtoNet(learner.embedding, distance="cosine", protocol="inductive"), history
 
 
 def judge(path: pathlib.Path) -> dict[str, dict[str, Any]]:
@@ -128,8 +127,12 @@ def arguments(about: str) -> argparse.ArgumentParser:
     return parser
 
 
-def report(name: str, title: str, entry: str, history: mk.History, options: argparse.Namespace, note: str) -> None:
-    """Judge what was saved, and write or renew its entry in the results."""
+def report(
+    name: str, title: str, entry: str, data: mk.tasks.LabelledData, options: argparse.Namespace, note: str
+) -> None:
+    """Train, save, judge what was saved, and write or renew its entry in the results."""
+    learner, history = train(data, options)
+    mk.save(learner.cpu(), options.save)
     figures = judge(options.save)
     place = torch.cuda.get_device_name() if options.device.startswith("cuda") else "cpu"
     facts = measure.machine(torch=torch.__version__, threads=torch.get_num_threads(), device=place)

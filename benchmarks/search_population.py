@@ -3,8 +3,8 @@
     python benchmarks/search_population.py [--quick] [--output FILE.json]
 
 The contenders take turns in one process, round after round; a ratio is the median over rounds of the ratio in a round.
-Each starts from the same weights, and their losses are compared before anything is timed. The plain loop at 512
-candidates is timed on 32 of them and multiplied.
+Each may use all cores, starts from the same weights, and their losses are compared before anything is timed. The plain
+loop at 512 candidates is timed on 32 of them and multiplied.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import pathlib
-import resource
 import statistics
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from collections.abc import Callable, Sequence
 import measure
 import torch
 import torch.nn.functional as F
+import worker
 
 import metakit as mk
 from metakit.search import Architecture, Population
@@ -132,11 +132,11 @@ def peak(count: int) -> float:
 
 
 def measured_peak(count: int) -> float:
-    """In this process: resident memory above what it is now, in MB."""
-    torch.set_num_threads(1)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    """In this process: peak of resident memory above what it was before, in MB."""
+    ours(architectures(1), data(), 1)
+    before = worker.memory("VmRSS")
     ours(architectures(count), data(), 3)
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    return worker.memory("VmHWM") - before
 
 
 def section(record: dict) -> str:
@@ -184,7 +184,6 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="few steps and rounds: does it run, roughly how fast")
     parser.add_argument("--output", type=pathlib.Path, default=measure.RESULTS / "search_population.json")
     options = parser.parse_args()
-    torch.set_num_threads(1)
     sizes = [(32, 100, 2), (512, 20, 2)] if options.quick else [(32, 1000, 3), (512, 200, 3)]
     records = [compare(*size) for size in sizes]
     rows = costs(options.quick)
@@ -198,7 +197,7 @@ def main() -> None:
     parts = [section(record) for record in records]
     parts.append(f"## Cost against candidates and width\n\n![cost of a step]({options.output.stem}.png)\n\n{table}")
     parts.append(f"Peak memory of {64 if options.quick else 4096:,} candidates: {memory:.0f} MB above the start.")
-    facts = measure.machine(torch=torch.__version__, threads=1)
+    facts = measure.machine(torch=torch.__version__, threads=torch.get_num_threads())
     everything = [*records, {"costs": rows}, {"peak_mb": memory}]
     measure.write(options.output, "A population trained at once", facts, everything, "\n\n".join(parts))
 

@@ -9,10 +9,12 @@ that is used again at each step.
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
+import functools
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -27,7 +29,11 @@ ACTIVATIONS = ("relu", "sigmoid", "tanh")  # Their derivatives are functions of 
 _CACHED, _HELD = 1 << 19, 1 << 27
 # A stack is cut in two where it saves so many numbers of padding: about what the calls of another stack cost.
 _WORTH_A_STACK = 1 << 14
+# And stacks train side by side where one holds so many numbers on average: smaller ones would wait for the interpreter.
+_WORTH_A_THREAD = 1 << 17
 _SEEDS = 1_000_003
+
+Operation = Callable[[], object]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,9 +150,25 @@ class Population:
         return sum(len(stack.members) for stack in self._stacks)
 
     def train(self, steps: int) -> None:
-        """Take so many gradient steps with each network."""
-        for stack in self._stacks:
-            stack.train(self.batch, steps)
+        """Take so many gradient steps with each network.
+
+        The stacks have nothing to do with each other, so on a CPU large ones train side by side, a thread each.
+        """
+        held = sum(stack.w[0].shape[0] * stack.w[0].shape[2] for stack in self._stacks) * self.batch.support_x.shape[1]
+        large = not self.batch.support_x.is_cuda and held > _WORTH_A_THREAD * len(self._stacks)
+        threads = min(torch.get_num_threads(), len(self._stacks)) if large else 1
+        if threads < 2:
+            for stack in self._stacks:
+                stack.train(self.batch, steps)
+            return
+        before = torch.get_num_threads()
+        torch.set_num_threads(1)  # A thread takes this over as its own when it begins: products must not be shared out.
+        try:
+            with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+                widest_first = sorted(self._stacks, key=lambda stack: -stack.w[0].numel())
+                list(pool.map(lambda stack: stack.train(self.batch, steps), widest_first))
+        finally:
+            torch.set_num_threads(before)
 
     def losses(self, x: Tensor, y: Tensor) -> Tensor:
         """The loss of each network on each task, ``[P, T]``: infinite where it diverged or the network was dropped."""
@@ -222,23 +244,16 @@ class _Stack:
 
     def train(self, batch: TaskBatch, steps: int) -> None:
         """Gradient steps, in place."""
-        x, y = self._columns(batch.support_x), _targets(batch.support_y, self.w[-1].shape[2])
-        a, d = [x, *self._buffers(x.shape[2])], self._buffers(x.shape[2])
-        grads = [torch.empty_like(w) for w in self.w]
+        operations = self._step(batch)
         for _ in range(steps):
-            self._forward(a)
-            self._error(a[-1], y, batch.support_y.is_floating_point(), out=d[-1])
-            for layer in range(len(self.w) - 1, -1, -1):
-                torch.bmm(a[layer], d[layer].mT, out=grads[layer])
-                if layer:
-                    _back(self.w[layer], d[layer], out=d[layer - 1])
-                    self._derive(d[layer - 1], a[layer])
-                self.w[layer].addcmul_(grads[layer], self.rates[layer], value=-1)
+            for operation in operations:
+                operation()
 
     def losses(self, x: Tensor, y: Tensor) -> Tensor:
         """Loss of each member on each task, ``[members, T]``."""
         a = [self._columns(x), *self._buffers(x.shape[1])]
-        self._forward(a)
+        for operation in self._forward(a):
+            operation()
         scores = a[-1].unflatten(0, (self.tasks, -1)).mT  # [T, members, rows, outputs]
         targets = y[:, None].expand(-1, scores.shape[1], *y.shape[1:])
         if y.is_floating_point():
@@ -268,25 +283,43 @@ class _Stack:
         columns = F.pad(x, (0, 1), value=1.0).mT.contiguous()
         return columns[:, None].expand(-1, len(self.members), -1, -1).flatten(0, 1)  # of one task: without a copy
 
-    def _forward(self, a: list[Tensor]) -> None:
+    def _step(self, batch: TaskBatch) -> list[Operation]:
+        """The operations of a step, on views that are made once: made anew, they would cost as much as a product."""
+        rows = batch.support_x.shape[1]
+        x, y = self._columns(batch.support_x), _targets(batch.support_y, self.w[-1].shape[2])
+        a, d = [x, *self._buffers(rows)], self._buffers(rows)
+        operations = self._forward(a) + self._error(a[-1], y, batch.support_y.is_floating_point(), out=d[-1])
+        # The loss is a mean, over rows and, of squares, over outputs too.
+        mean = 2 / (rows * y.shape[1]) if batch.support_y.is_floating_point() else 1 / rows
+        for layer in range(len(self.w) - 1, -1, -1):
+            w, gradient = self.w[layer], torch.empty_like(self.w[layer])
+            operations.append(functools.partial(torch.bmm, a[layer], d[layer].mT, out=gradient))
+            if layer:
+                operations += [_back(w, d[layer], out=d[layer - 1]), *self._derive(d[layer - 1], a[layer])]
+            operations.append(functools.partial(w.addcmul_, gradient, mean * self.rates[layer], value=-1))
+        return operations
+
+    def _forward(self, a: list[Tensor]) -> list[Operation]:
         """Fill in the activations of each layer from those of the one before."""
+        operations: list[Operation] = []
         for layer, w in enumerate(self.w):
-            torch.bmm(w.mT, a[layer], out=a[layer + 1])
+            operations.append(functools.partial(torch.bmm, w.mT, a[layer], out=a[layer + 1]))
             if layer < len(self.w) - 1:
-                for function, members in self._by_activation(a[layer + 1]):
-                    _APPLY[function](members)
+                parts = self._by_activation(a[layer + 1])
+                operations += [functools.partial(_APPLY[function], members) for function, members in parts]
+        return operations
 
-    def _error(self, outputs: Tensor, y: Tensor, real: bool, *, out: Tensor) -> None:
-        """The gradient of the loss with respect to the outputs: of the mean square, or of the cross-entropy."""
-        answers = (outputs if real else outputs.softmax(1)).unflatten(0, (self.tasks, -1))
-        torch.sub(answers, y[:, None], out=out.unflatten(0, (self.tasks, -1)))
-        out.mul_(2 / (y.shape[1] * y.shape[2]) if real else 1 / y.shape[2])
+    def _error(self, outputs: Tensor, y: Tensor, real: bool, *, out: Tensor) -> list[Operation]:
+        """Outputs (of classes: their probabilities) less targets: the gradient of the loss, but for the mean."""
+        answers, out, y = outputs.unflatten(0, (self.tasks, -1)), out.unflatten(0, (self.tasks, -1)), y[:, None]
+        if real:
+            return [functools.partial(torch.sub, answers, y, out=out)]
+        return [functools.partial(torch.softmax, answers, 2, out=out), functools.partial(out.sub_, y)]
 
-    def _derive(self, d: Tensor, a: Tensor) -> None:
+    def _derive(self, d: Tensor, a: Tensor) -> list[Operation]:
         """Multiply by the derivative of each member's activation, a function of its output."""
         pairs = zip(self._by_activation(d), self._by_activation(a), strict=True)
-        for (function, upstream), (_, output) in pairs:
-            _DERIVE[function](upstream, output)
+        return [functools.partial(_DERIVE[function], upstream, output) for (function, upstream), (_, output) in pairs]
 
     def _by_activation(self, a: Tensor) -> list[tuple[str, Tensor]]:
         """The members of each activation, which lie beside each other: ``[T, members, units, rows]``."""
@@ -307,12 +340,9 @@ _DERIVE = {
 }
 
 
-def _back(w: Tensor, d: Tensor, *, out: Tensor) -> None:
+def _back(w: Tensor, d: Tensor, *, out: Tensor) -> Operation:
     """``W d`` for each network; with one output it is a product of each pair, quicker without a matrix library."""
-    if w.shape[2] == 1:
-        torch.mul(w, d, out=out)
-    else:
-        torch.bmm(w, d, out=out)
+    return functools.partial(torch.mul if w.shape[2] == 1 else torch.bmm, w, d, out=out)
 
 
 def _targets(y: Tensor, outputs: int) -> Tensor:
