@@ -3,6 +3,7 @@
 import itertools
 import math
 import random
+import threading
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ import torch.nn.functional as F
 import metakit as mk
 from metakit.search import Architecture, Population, SuccessiveHalving
 from metakit.search.loop import train
-from metakit.search.population import ACTIVATIONS
+from metakit.search.population import ACTIVATIONS, _Stack
 
 
 def tasks(kind, dtype=torch.float64, count=3, rows=20, features=4):
@@ -177,3 +178,39 @@ def test_a_gpu_gives_the_same_losses():
         population.train(20)
     losses = there.losses(batch.query_x.cuda(), batch.query_y.cuda()).cpu()
     assert torch.allclose(here.losses(batch.query_x, batch.query_y), losses, atol=1e-4)
+
+
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_stacks_that_train_side_by_side_end_the_same_to_the_bit(two_threads, monkeypatch):
+    batch, several, losses, at_work = tasks("real"), architectures(0), {}, set()
+    train_stack = _Stack.train
+
+    def noted(stack, *words):
+        at_work.add((threading.current_thread().name, torch.get_num_threads()))
+        train_stack(stack, *words)
+
+    monkeypatch.setattr(_Stack, "train", noted)
+    for worth in (0, 1 << 60):
+        monkeypatch.setattr("metakit.search.population._WORTH_A_THREAD", worth)
+        population = Population(several, batch)
+        at_work.clear()
+        population.train(25)
+        losses[worth] = population.losses(batch.query_x, batch.query_y)
+        main = (threading.main_thread().name, 2)
+        assert at_work == {main} if worth else main not in at_work and {threads for _, threads in at_work} == {1}
+    assert torch.equal(losses[0], losses[1 << 60]) and torch.get_num_threads() == 2
+
+
+def test_a_failure_in_a_thread_is_raised_and_the_threads_are_as_before(two_threads, monkeypatch):
+    monkeypatch.setattr("metakit.search.population._WORTH_A_THREAD", 0)
+    monkeypatch.setattr(_Stack, "train", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        Population(architectures(0), tasks("real")).train(1)
+    assert torch.get_num_threads() == 2
