@@ -164,6 +164,15 @@ def costs(quick: bool) -> list[dict]:
     return rows
 
 
+def lengths(quick: bool) -> list[dict]:
+    """Seconds of a whole training of 64 candidates, the making of them included, against its steps."""
+    several, batch = architectures(64), data()
+    return [
+        {"steps": n, "s": timed(lambda n=n: ours(several, batch, n))}
+        for n in (1, 10, 100, *(() if quick else (1000, 10_000)))
+    ]
+
+
 def draw(rows: list[dict], path: pathlib.Path) -> None:
     """A line for each width."""
     from metakit import plots
@@ -186,7 +195,7 @@ def main() -> None:
     options = parser.parse_args()
     sizes = [(32, 100, 2), (512, 20, 2)] if options.quick else [(32, 1000, 3), (512, 200, 3)]
     records = [compare(*size) for size in sizes]
-    rows = costs(options.quick)
+    rows, long = costs(options.quick), lengths(options.quick)
     memory = peak(64 if options.quick else 4096)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     draw(rows, options.output.with_suffix(".png"))
@@ -196,9 +205,11 @@ def main() -> None:
     table = measure.table(("units", "candidates", "ms per step", "ms per step and candidate"), body)
     parts = [section(record) for record in records]
     parts.append(f"## Cost against candidates and width\n\n![cost of a step]({options.output.stem}.png)\n\n{table}")
+    body = [(f"{r['steps']:,}", f"{r['s']:.3f}", f"{1000 * r['s'] / r['steps']:.3f}") for r in long]
+    parts.append(f"## Cost against steps, 64 candidates\n\n{measure.table(('steps', 'seconds', 'ms per step'), body)}")
     parts.append(f"Peak memory of {64 if options.quick else 4096:,} candidates: {memory:.0f} MB above the start.")
     facts = measure.machine(torch=torch.__version__, threads=torch.get_num_threads())
-    everything = [*records, {"costs": rows}, {"peak_mb": memory}]
+    everything = [*records, {"costs": rows}, {"lengths": long}, {"peak_mb": memory}]
     measure.write(options.output, "A population trained at once", facts, everything, "\n\n".join(parts))
 
 
