@@ -240,6 +240,7 @@ def take_screenshots(page, folder, name):
         page.wait_for_timeout(300)
         tall = page.evaluate("document.querySelector('.jp-Notebook .jp-WindowedPanel-outer').scrollHeight")
         page.set_viewport_size({"width": width, "height": min(tall + 120, 15_000)})
+        page.evaluate("document.querySelector('.jp-Notebook .jp-WindowedPanel-outer').scrollTo(0, 0)")
         page.wait_for_timeout(300)
         page.screenshot(path=folder / f"{name}_{width}.png")
     page.set_viewport_size({"width": WIDTHS[0], "height": 900})
