@@ -107,11 +107,18 @@ def judge(path: pathlib.Path) -> dict[str, dict[str, Any]]:
     return figures
 
 
-def _error(learner: Any, tasks: mk.tasks.Episodes, protocol: str) -> tuple[float, float]:
-    """Mean error over episodes and half its 95% interval, in percent."""
-    result = mk.evaluate(learner, tasks, n_tasks=EPISODES, protocol=protocol, seed=1)
+def accuracy(
+    learner: Any, tasks: mk.tasks.Episodes, protocol: str, *, episodes: int = EPISODES, steps: int | None = None
+) -> tuple[float, float]:
+    """Mean accuracy over episodes and half its 95% interval, in percent."""
+    result = mk.evaluate(learner, tasks, n_tasks=episodes, steps=steps, protocol=protocol, seed=1)
     low, high = result.interval()
-    return 100 * (1 - float(result.mean()[-1])), 50 * float(high[-1] - low[-1])
+    return 100 * float(result.mean()[-1]), 50 * float(high[-1] - low[-1])
+
+
+def _error(learner: Any, tasks: mk.tasks.Episodes, protocol: str) -> tuple[float, float]:
+    right, half = accuracy(learner, tasks, protocol)
+    return 100 - right, half
 
 
 def arguments(about: str) -> argparse.ArgumentParser:

@@ -119,13 +119,16 @@ def _add_gradient(parameter: nn.Parameter, grad: Tensor, share: float) -> None:
     parameter.grad.add_(grad, alpha=share)
 
 
-@contextlib.contextmanager
-def _threads_for(batch: TaskBatch) -> Iterator[None]:
+def _threads_for(batch: TaskBatch) -> contextlib.AbstractContextManager[None]:
     """One thread while the tasks are small: several would spend their time waiting for each other."""
+    small = batch.device.type == "cpu" and batch.support_x.numel() + batch.query_x.numel() <= _SMALL
+    return one_thread() if small and torch.get_num_threads() > 1 else contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Operations are not shared out between threads meanwhile, nor in threads that begin meanwhile."""
     before = torch.get_num_threads()
-    if batch.device.type != "cpu" or before == 1 or batch.support_x.numel() + batch.query_x.numel() > _SMALL:
-        yield
-        return
     torch.set_num_threads(1)
     try:
         yield

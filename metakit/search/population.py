@@ -23,6 +23,7 @@ from torch import Tensor
 
 from metakit.batch import TaskBatch
 from metakit.models import MLP
+from metakit.step import one_thread
 
 ACTIVATIONS = ("relu", "sigmoid", "tanh")  # Their derivatives are functions of their outputs.
 # Numbers in a layer's activations of one stack: what a core's cache holds, and what keeps a GPU busy in 2 GiB.
@@ -161,14 +162,9 @@ class Population:
             for stack in self._stacks:
                 stack.train(self.batch, steps)
             return
-        before = torch.get_num_threads()
-        torch.set_num_threads(1)  # A thread takes this over as its own when it begins: products must not be shared out.
-        try:
-            with concurrent.futures.ThreadPoolExecutor(threads) as pool:
-                widest_first = sorted(self._stacks, key=lambda stack: -stack.w[0].numel())
-                list(pool.map(lambda stack: stack.train(self.batch, steps), widest_first))
-        finally:
-            torch.set_num_threads(before)
+        widest_first = sorted(self._stacks, key=lambda stack: -stack.w[0].numel())
+        with one_thread(), concurrent.futures.ThreadPoolExecutor(threads) as pool:
+            list(pool.map(lambda stack: stack.train(self.batch, steps), widest_first))
 
     def losses(self, x: Tensor, y: Tensor) -> Tensor:
         """The loss of each network on each task, ``[P, T]``: infinite where it diverged or the network was dropped."""

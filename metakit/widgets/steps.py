@@ -21,7 +21,7 @@ from metakit.models import MLP
 from metakit.step import OuterStep
 from metakit.tasks import Sinusoids
 from metakit.widgets.adaptation import adaptation
-from metakit.widgets.explorer import Explorer, show_widget
+from metakit.widgets.explorer import ROW, VIEWED, Explorer, button
 
 _AMPLITUDE, _PHASE = 4.0, 1.0  # the task that is shown
 _VALIDATION_TASKS, _VALIDATION_SEED = 100, 1_000_003
@@ -150,34 +150,25 @@ class StepsExplorer:
         (2, None)
     """
 
+    controls, record, error, widget, static, _ipython_display_ = VIEWED
+
     def __init__(self, *, target: float = 0.7, seed: int = 0) -> None:
         self._target, self._seed, self._at = target, seed, 0
         self._seen: list[plots.Stage] = []
         self._thread: threading.Thread | None = None
         self._stopping = threading.Event()
         self._list = ipw.HTML()
-        actions = {"Back": self.back, "Next": self.next, "Run": self.run, "Stop": self.stop, "Start again": self.reset}
-        hints = ("One step back", "One step on", "On to the target", "End the run", "Forget all and begin anew")
         self.buttons = {
-            name: ipw.Button(description=name, tooltip=hint, layout={"width": "100px"})
-            for name, hint in zip(actions, hints, strict=True)
+            "Back": button("Back", "One step back", self.back, width="100px"),
+            "Next": button("Next", "One step on", self.next, width="100px"),
+            "Run": button("Run", "On to the target", self.run, width="100px"),
+            "Stop": button("Stop", "End the run", self.stop, width="100px"),
+            "Start again": button("Start again", "Forget all and begin anew", self.reset, width="100px"),
         }
-        for name, action in actions.items():
-            self.buttons[name].on_click(lambda _, action=action: action())
-        self._view = Explorer({}, self._current, draw_stage)
-        row = ipw.HBox(list(self.buttons.values()), layout={"flex_flow": "row wrap"})
-        self.widget = ipw.VBox([row, self._list, self._view.sentence, self._view.picture])
+        rows = [ipw.HBox(list(self.buttons.values()), layout=ROW), self._list]
+        told = "An explorer of the seven steps with the buttons Back, Next, Run, Stop and Start again"
+        self._view = Explorer({}, self._current, draw_stage, rows=rows, instead=told)
         self.reset()
-
-    @property
-    def record(self) -> plots.Stage:
-        """What is shown."""
-        return self._view.record
-
-    @property
-    def error(self) -> Exception | None:
-        """What went wrong at the last change, or ``None``."""
-        return self._view.error
 
     def next(self) -> None:
         """Go one step on: to one seen before, or to a new one."""
@@ -214,12 +205,6 @@ class StepsExplorer:
         self._failure: Exception | None = None
         self._show()
 
-    def static(self) -> Figure:
-        """The picture as it is now, for ``plots.show``: for pages where no kernel runs."""
-        fig = Figure()
-        draw_stage(fig, self.record)
-        return fig
-
     def _current(self) -> plots.Stage:
         while len(self._seen) <= self._at:
             if self._failure is not None:  # A generator that failed once only says that it is at its end.
@@ -244,15 +229,10 @@ class StepsExplorer:
         self._view.refresh()
         running, first, done = self._thread is not None, self._at == 0, self.record.done
         off = {"Back": running or first, "Next": running or done, "Run": running or done, "Stop": not running}
-        for name, button in self.buttons.items():
-            button.disabled = off.get(name, running)
+        for name, each in self.buttons.items():
+            each.disabled = off.get(name, running)
         lines = [_line(number, title, self.record) for number, title in enumerate(plots.TITLES, 1)]
         self._list.value = f"<ol style='margin:4px 0;line-height:1.35'>{''.join(lines)}</ol>"
-
-    def _ipython_display_(self) -> None:
-        show_widget(
-            self.widget, "An explorer of the seven steps with the buttons Back, Next, Run, Stop and Start again"
-        )
 
 
 def _line(number: int, title: str, record: plots.Stage) -> str:
