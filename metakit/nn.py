@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from metakit.convolution import convolve, from_groups, to_groups
+
 _statistics_rows: contextvars.ContextVar[int | None] = contextvars.ContextVar("statistics_rows", default=None)
 
 
@@ -30,6 +32,12 @@ def statistics_from_first(rows: int) -> Iterator[None]:
         yield
     finally:
         _statistics_rows.reset(token)
+
+
+def in_full(x: Tensor) -> contextlib.AbstractContextManager[object]:
+    """Products in the precision of their factors, whatever ``torch.autocast`` says: distances are small differences."""
+    kind = x.device.type
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else contextlib.nullcontext()
 
 
 class Linear(nn.Linear):
@@ -114,6 +122,29 @@ class BatchNorm2d(nn.Module):
         return f"{self.weight.shape[-1]}, eps={self.eps}"
 
 
+class GroupNorm(nn.GroupNorm):
+    """Group norm: each row by itself, over the pixels of some channels at a time; so no row depends on another.
+
+    ``y = gamma (x - mean) / sqrt(var + eps) + beta``, with the (biased) mean and variance over the pixels and channels
+    of a group in one row. Equal to ``torch.nn.GroupNorm``.
+
+    Shapes: ``x [N, C, H, W]`` or ``[T, N, C, H, W]``; ``weight`` and ``bias`` ``[C]`` or ``[T, C]``.
+
+    Example:
+        >>> GroupNorm(2, 8)(torch.randn(4, 5, 8, 3, 3)).shape
+        torch.Size([4, 5, 8, 3, 3])
+
+    Source: Wu and He 2018, equation (7).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows, weight, bias = x.flatten(0, -4), self.weight.to(x.dtype), self.bias.to(x.dtype)
+        if weight.dim() == 1:
+            return F.group_norm(rows, self.num_groups, weight, bias, self.eps).view(x.shape)
+        z = F.group_norm(rows, self.num_groups, eps=self.eps).view(x.shape)
+        return z * _per_channel(weight, z) + _per_channel(bias, z)
+
+
 class ConvBlock(nn.Module):
     """The papers' block: 3x3 convolution, batch norm, ReLU, 2x2 max pooling, the last three in one function.
 
@@ -176,7 +207,7 @@ class Frame(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         pictures = x.reshape(-1, *x.shape[-3:])
-        with torch.no_grad():
+        with torch.no_grad(), in_full(x):
             ink = pictures.clamp(min=0).sum(1)  # [n, H, W]
             mass = ink.sum((1, 2))
             down, across = ((torch.arange(side).to(x) + 0.5) * (2 / side) - 1 for side in x.shape[-2:])
@@ -195,7 +226,7 @@ class Frame(nn.Module):
         return f"spread={self.spread}"
 
 
-LAYERS = (Linear, Conv2d, BatchNorm2d, ConvBlock, Flatten, Frame)
+LAYERS = (Linear, Conv2d, BatchNorm2d, GroupNorm, ConvBlock, Flatten, Frame)
 
 
 def _per_channel(values: Tensor, like: Tensor) -> Tensor:
@@ -217,101 +248,6 @@ def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
     return (x - mean).square().mean((-4, -2, -1), keepdim=True), mean
 
 
-# --- Convolution with a kernel per task: three maps, each linear in either argument, closed under differentiation. ---
-
-
-def convolve(x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
-    """Convolution of ``x [T, N, C, H, W]`` with ``weight [T, O, C, k, k]``, to ``[T, N, O, H', W']``."""
-    if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
-        return _Convolve.apply(x, weight, stride, padding)
-    return _convolve(x, weight, stride, padding)
-
-
-class _Convolve(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x, weight, stride, padding):
-        ctx.stride, ctx.padding = stride, padding
-        ctx.save_for_backward(x, weight)
-        return _convolve(x, weight, stride, padding)
-
-    @staticmethod
-    def backward(ctx, grad):
-        x, weight = ctx.saved_tensors
-        need_x, need_weight = ctx.needs_input_grad[:2]
-        grad_x = _ConvolveData.apply(grad, weight, x.shape, ctx.stride, ctx.padding) if need_x else None
-        grad_weight = _ConvolveWeight.apply(grad, x, weight.shape, ctx.stride, ctx.padding) if need_weight else None
-        return grad_x, grad_weight, None, None
-
-
-class _ConvolveData(torch.autograd.Function):
-    """The gradient with respect to the data, itself linear in ``grad`` and in ``weight``."""
-
-    @staticmethod
-    def forward(ctx, grad, weight, shape, stride, padding):
-        ctx.stride, ctx.padding = stride, padding
-        ctx.save_for_backward(grad, weight)
-        return _convolve_backward(grad, grad.new_empty(()).expand(shape), weight, stride, padding, data=True)
-
-    @staticmethod
-    def backward(ctx, v):
-        grad, weight = ctx.saved_tensors
-        need_grad, need_weight = ctx.needs_input_grad[:2]
-        to_grad = _Convolve.apply(v, weight, ctx.stride, ctx.padding) if need_grad else None
-        to_weight = _ConvolveWeight.apply(grad, v, weight.shape, ctx.stride, ctx.padding) if need_weight else None
-        return to_grad, to_weight, None, None, None
-
-
-class _ConvolveWeight(torch.autograd.Function):
-    """The gradient with respect to the kernels, itself linear in ``grad`` and in ``x``."""
-
-    @staticmethod
-    def forward(ctx, grad, x, shape, stride, padding):
-        ctx.stride, ctx.padding = stride, padding
-        ctx.save_for_backward(grad, x)
-        return _convolve_backward(grad, x, grad.new_empty(()).expand(shape), stride, padding, data=False)
-
-    @staticmethod
-    def backward(ctx, v):
-        grad, x = ctx.saved_tensors
-        need_grad, need_x = ctx.needs_input_grad[:2]
-        to_grad = _Convolve.apply(x, v, ctx.stride, ctx.padding) if need_grad else None
-        to_x = _ConvolveData.apply(grad, v, x.shape, ctx.stride, ctx.padding) if need_x else None
-        return to_grad, to_x, None, None, None
-
-
-def _convolve(x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
-    y = F.conv2d(_to_groups(x), weight.flatten(0, 1), stride=stride, padding=padding, groups=len(x))
-    return _from_groups(y, len(x))
-
-
-def _convolve_backward(grad: Tensor, x: Tensor, weight: Tensor, stride: int, padding: int, *, data: bool) -> Tensor:
-    """Gradient of a convolution for its data or its kernels; of the one not used only the shape is read."""
-    tasks, tail = len(grad), ([stride] * 2, [padding] * 2, [1, 1], False, [0, 0])
-    inputs, kernels = (x.transpose(0, 1).flatten(1, 2) if data else _to_groups(x)), weight.flatten(0, 1)
-    mask = [data, not data, False]
-    both = torch.ops.aten.convolution_backward(_to_groups(grad), inputs, kernels, None, *tail, tasks, mask)
-    return _from_groups(both[0], tasks) if data else both[1].unflatten(0, (tasks, -1))
-
-
-def _to_groups(x: Tensor) -> Tensor:
-    """``[T, N, C, H, W]`` to ``[N, T C, H, W]``, as a grouped convolution wants it.
-
-    On a CPU with the channel innermost, which it convolves faster. What has come from ``_from_groups`` and through
-    elementwise operations lies in memory like that already, so nothing is copied.
-    """
-    x = x.transpose(0, 1).flatten(1, 2)
-    if x.is_cuda:
-        return x
-    if x.shape[1] == 1:  # Both layouts hold the same numbers in the same order: say by the strides which one is meant.
-        return x[:, 0].contiguous()[..., None].movedim(-1, 1)
-    return x.contiguous(memory_format=torch.channels_last)
-
-
-def _from_groups(y: Tensor, tasks: int) -> Tensor:
-    """``[N, T C, H, W]`` seen as ``[T, N, C, H, W]``."""
-    return y.unflatten(1, (tasks, -1)).transpose(0, 1)
-
-
 # --- Batch norm, ReLU and 2x2 max pooling as one function, with its derivatives in closed form. ---
 
 
@@ -325,6 +261,7 @@ def norm_relu_pool(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor
     Shapes: ``x [T, N, C, H, W]`` to ``[T, N, C, H // 2, W // 2]``; ``gamma`` and ``beta`` ``[C]`` or ``[T, C]``.
     """
     shape = (x.shape[0], 1, x.shape[2], 1, 1)
+    gamma, beta = gamma.to(x.dtype), beta.to(x.dtype)
     if gamma.dim() == 2:
         gamma, beta = gamma.view(shape), beta.view(shape)
     else:
@@ -356,11 +293,11 @@ class _NormReluPool(torch.autograd.Function):
             r = sign * (variance + eps).rsqrt()
             xhat = (x - mean) * r
         else:
-            inputs = _to_groups(x), sign.flatten(), None, None, None
+            inputs = to_groups(x), sign.flatten(), None, None, None
             xhat, _, rsqrt = torch.native_batch_norm(*inputs, True, 0.0, eps)
-            xhat, r = _from_groups(xhat, len(x)), sign * rsqrt.view(sign.shape)
-        z, index = F.max_pool2d(_to_groups(xhat), 2, return_indices=True)
-        z = _from_groups(z, len(x))
+            xhat, r = from_groups(xhat, len(x)), sign * rsqrt.view(sign.shape)
+        z, index = F.max_pool2d(to_groups(xhat), 2, return_indices=True)
+        z = from_groups(z, len(x))
         y = torch.addcmul(beta, z, gamma * sign).relu_()
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(index)
@@ -434,9 +371,9 @@ def _sum(x: Tensor) -> Tensor:
 def _scatter(dz: Tensor, like: Tensor, index: Tensor) -> Tensor:
     """Each winner's value back at its pixel, zero elsewhere: ``[T, N, C, H // 2, W // 2]`` to ``[T, N, C, H, W]``."""
     window = [2, 2], [2, 2], [0, 0], [1, 1], False
-    full = torch.ops.aten.max_pool2d_with_indices_backward(_to_groups(dz), _to_groups(like), *window, index)
-    return _from_groups(full, len(like))
+    full = torch.ops.aten.max_pool2d_with_indices_backward(to_groups(dz), to_groups(like), *window, index)
+    return from_groups(full, len(like))
 
 
 def _gather(v: Tensor, index: Tensor, like: Tensor) -> Tensor:
-    return _from_groups(_to_groups(v).flatten(2).gather(2, index.flatten(2)).view(index.shape), len(like))
+    return from_groups(to_groups(v).flatten(2).gather(2, index.flatten(2)).view(index.shape), len(like))

@@ -23,9 +23,12 @@ class Kind:
     options: tuple[str, ...] = ()
 
 
-_MODELS: tuple[type[nn.Module], ...] = (models.MLP, models.ConvNet)  # these keep their options in ``config``
+# These keep their options in ``config``.
+_MODELS: tuple[type[nn.Module], ...] = (models.MLP, models.ConvNet, models.ResNet)
 _KINDS = (
     *(Kind(model) for model in _MODELS),
+    Kind(models.Views, ("embedding", "turn", "stretch", "shear")),
+    Kind(models.Whitened, ("embedding", "features", "shrink")),
     Kind(learners.MAML, ("model", "rule", "steps", "order", "adapt", "loss", "protocol")),
     Kind(learners.Reptile, ("model", "rule", "steps", "loss", "protocol")),
     Kind(learners.MultiStep, ("maml", "anneal_steps")),
@@ -48,7 +51,7 @@ def save(learner: nn.Module, path: str | pathlib.Path) -> None:
     """Write a trained learner to a file that ``load`` makes it from again: architecture, options and weights.
 
     Arguments:
-        learner: a learner of metakit, with an ``MLP`` or ``ConvNet`` and, if it has one, a rule of metakit.
+        learner: a learner of metakit, with a model of ``metakit.models`` and, if it has one, a rule of metakit.
         path: the file; written beside and renamed over, so that an earlier one is replaced whole or not at all.
 
     Raises:

@@ -30,9 +30,15 @@ class OuterStep:
     """
 
     def __init__(
-        self, learner: nn.Module, optimizer: torch.optim.Optimizer, *, compile: bool = False, chunk: int | None = None
+        self,
+        learner: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        *,
+        compile: bool = False,
+        chunk: int | None = None,
+        autocast: torch.dtype | None = None,
     ) -> None:
-        self.learner, self.optimizer, self.chunk = learner, optimizer, chunk
+        self.learner, self.optimizer, self.chunk, self.autocast = learner, optimizer, chunk, autocast
         self.parameters = {name: p for name, p in learner.named_parameters() if p.requires_grad}
         self.finite = True
         self._compile = compile
@@ -56,7 +62,8 @@ class OuterStep:
         apart = not self._compile and hasattr(self.learner, "judge")
         held = (batch.support_x,) if apart else (batch.support_x, batch.query_x)
         for piece in batch.chunks(self.chunk or chunk_size(*held)):
-            loss, grads, size = self._gradient(piece)
+            with self._precision(batch.device):
+                loss, grads, size = self._gradient(piece)
             share = len(piece) / len(batch)
             total += share * float(loss)
             self.finite = self.finite and math.isfinite(total) and math.isfinite(float(size))
@@ -64,6 +71,9 @@ class OuterStep:
                 if grad is not None:
                     _add_gradient(parameter, grad, share)
         return total
+
+    def _precision(self, device: torch.device) -> contextlib.AbstractContextManager[Any]:
+        return torch.autocast(device.type, self.autocast) if self.autocast else contextlib.nullcontext()
 
     def _gradient(self, batch: TaskBatch) -> Gradient:
         if self._compile:

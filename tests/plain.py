@@ -38,6 +38,31 @@ def convnet(weights, x, statistics_rows=None):
     return features(weights, x, statistics_rows) @ weights["head.weight"].T + weights["head.bias"]
 
 
+def group_norm(weights, name, x, groups=8):
+    grouped = x.unflatten(1, (groups, -1))
+    mean = grouped.mean((2, 3, 4), keepdim=True)
+    variance = ((grouped - mean) ** 2).mean((2, 3, 4), keepdim=True)
+    x = ((grouped - mean) / torch.sqrt(variance + 1e-5)).flatten(1, 2)
+    return x * weights[f"{name}.weight"][:, None, None] + weights[f"{name}.bias"][:, None, None]
+
+
+def resnet(weights, x):
+    """The network of `metakit.models.ResNet`: a stem of stride 2, then stages that pool, residual blocks between."""
+    stages = sorted({int(name.split(".")[1]) for name in weights if name.startswith("stages.")})
+    for i in stages:
+        name = f"stages.{i}"
+        if f"{name}.conv.weight" in weights:
+            stem = {"padding": 2, "stride": 2} if i == 0 else {"padding": 1}
+            x = group_norm(weights, f"{name}.norm", F.conv2d(x, weights[f"{name}.conv.weight"], **stem))
+            x = torch.relu(x if i == 0 else F.max_pool2d(x, 2))
+            continue
+        y = F.conv2d(x, weights[f"{name}.conv1.weight"], padding=1)
+        y = torch.relu(group_norm(weights, f"{name}.norm1", y))
+        y = F.conv2d(y, weights[f"{name}.conv2.weight"], padding=1)
+        x = torch.relu(x + group_norm(weights, f"{name}.norm2", y))
+    return x.flatten(1) @ weights["head.weight"].T + weights["head.bias"]
+
+
 def loss_of(outputs, targets):
     if targets.is_floating_point():
         return ((outputs - targets) ** 2).mean()

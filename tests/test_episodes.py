@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from metakit.tasks import Episodes, LabelledData, digits
+from metakit.tasks import Augment, Episodes, LabelledData, digits
 
 
 def planted(classes=12, rows=9, side=3, alphabets=None):
@@ -128,6 +128,38 @@ def test_augment_sees_every_row_once_and_the_generator():
     assert torch.equal(batch.support_x, 1 - plain.support_x) and torch.equal(batch.query_x, 1 - plain.query_x)
 
 
+def test_restyle_changes_all_rows_of_a_class_alike_and_every_class_of_every_task_on_its_own():
+    def darker(x, generator):
+        return x * torch.rand(len(x), 1, 1, 1, generator=generator)
+
+    plain = Episodes(planted(), 3, 2, 4)
+    picks = plain.pick(5, generator=torch.Generator().manual_seed(2))
+    before = plain.gather(picks)
+    tasks = Episodes(planted(), 3, 2, 4, restyle=darker)
+    after = tasks.gather(picks, generator=torch.Generator().manual_seed(3))
+    factors = torch.rand(15, 1, 1, 1, generator=torch.Generator().manual_seed(3)).view(5, 3)
+    for x, y, label in zip(
+        (before.support_x, before.query_x),
+        (after.support_x, after.query_x),
+        (before.support_y, before.query_y),
+        strict=True,
+    ):
+        torch.testing.assert_close(y, x * factors.gather(1, label)[..., None, None, None])
+
+
+def test_restyle_by_augment_turns_a_class_and_leaves_its_rows_alike():
+    data = LabelledData(torch.rand(6, 1, 1, 12, 12).expand(6, 4, 1, 12, 12).contiguous())  # all rows of a class equal
+    batch = Episodes(data, 3, 1, 3, restyle=Augment(rotate=90, scale=0.5)).sample(4, seed=0)
+    torch.testing.assert_close(batch.query_x, batch.support_x.repeat_interleave(3, 1))
+    still = Episodes(data, 3, 1, 3).sample(4, seed=0)
+    assert ((batch.support_x - still.support_x).abs().mean((2, 3, 4)) > 0.01).all()
+
+
+def test_restyle_comes_before_augment():
+    tasks = Episodes(planted(), 3, 1, 1, restyle=lambda x, _: x * 0, augment=lambda x, _: x + 1)
+    assert (tasks.sample(2, seed=0).support_x == 1).all()
+
+
 def test_the_batch_goes_to_the_device_asked_for_and_data_are_copied_there_once():
     tasks = Episodes(planted(), 3, 1, 1)
     generator = torch.Generator().manual_seed(0)
@@ -224,6 +256,13 @@ WRONG = [
     (lambda: Episodes(D, 4, 1, 1, within="alphabet"), ValueError, "at least 4 classes; the largest has 3"),
     (lambda: Episodes(D, 2, 1, 1, augment=3), TypeError, "augment must be a callable"),
     (lambda: Episodes(D, 2, 1, 1, augment=lambda x, g: x[1:]).sample(1), ValueError, "augment must keep the shape"),
+    (lambda: Episodes(D, 2, 1, 1, restyle=3), TypeError, "restyle must be a callable"),
+    (lambda: Episodes(D, 2, 1, 1, restyle=lambda x, g: x[1:]).sample(1), ValueError, "restyle must keep the shape"),
+    (
+        lambda: Episodes((torch.rand(8, 3), torch.arange(8) % 2), 2, 1, 1, restyle=Augment()),
+        ValueError,
+        "restyle needs",
+    ),
     (lambda: Episodes(D, 2, 1, 1).sample(0), ValueError, "n_tasks must be at least 1, got 0"),
     (lambda: Episodes(D, 2, 1, 1).sample(1, seed=0, generator=torch.Generator()), ValueError, "not both"),
     (lambda: Episodes(D, 2, 1, 1).sample(1, device="abacus"), ValueError, "got 'abacus'"),

@@ -9,16 +9,20 @@ from torch.func import functional_call
 
 import metakit as mk
 from metakit import inner
+from metakit.convolution import convolve
 
 TASKS = 3
-MODELS = ("mlp", "convnet")
-NETWORKS = {"mlp": plain.mlp, "convnet": plain.convnet}
+MODELS = ("mlp", "convnet", "resnet")
+NETWORKS = {"mlp": plain.mlp, "convnet": plain.convnet, "resnet": plain.resnet}
+SIDE = {"convnet": 9, "resnet": 8}
 
 
 def make_model(kind):
     torch.manual_seed(0)
     if kind == "mlp":
         return mk.models.MLP(2, [7, 6], 2).double()
+    if kind == "resnet":
+        return mk.models.ResNet(channels=2, size=SIDE[kind], widths=[8, 16], depths=[1, 1], outputs=3).double()
     model = mk.models.ConvNet(channels=2, size=9, width=4, blocks=2, outputs=3).double()
     with torch.no_grad():  # Some channels with a negative scale: there the smallest pixel wins the pooling.
         for block in model.blocks:
@@ -35,9 +39,13 @@ def make_batch(kind, tasks=TASKS):
 
     if kind == "mlp":
         return mk.TaskBatch(normal(tasks, 5, 2), normal(tasks, 5, 2), normal(tasks, 4, 2), normal(tasks, 4, 2))
+    side = SIDE[kind]
     support_y, query_y = torch.arange(6).remainder(3), torch.arange(9).remainder(3)
     return mk.TaskBatch(
-        normal(tasks, 6, 2, 9, 9), support_y.expand(tasks, 6), normal(tasks, 9, 2, 9, 9), query_y.expand(tasks, 9)
+        normal(tasks, 6, 2, side, side),
+        support_y.expand(tasks, 6),
+        normal(tasks, 9, 2, side, side),
+        query_y.expand(tasks, 9),
     )
 
 
@@ -310,6 +318,7 @@ def test_layers_equal_torch_when_weights_are_not_stacked():
         (mk.nn.Conv2d(2, 3, 3, stride=2, padding=1), torch.nn.Conv2d(2, 3, 3, stride=2, padding=1)),
         (mk.nn.Conv2d(2, 3, 1), torch.nn.Conv2d(2, 3, 1)),
         (mk.nn.BatchNorm2d(2), torch.nn.BatchNorm2d(2, track_running_stats=False)),
+        (mk.nn.GroupNorm(1, 2), torch.nn.GroupNorm(1, 2)),
     ]
     for ours, theirs in pairs:
         ours, theirs = ours.double(), theirs.double()
@@ -352,8 +361,8 @@ def test_stacked_convolution_is_exact_to_the_second_derivative():
     weight = torch.randn(2, 4, 2, 3, 3, dtype=torch.float64, requires_grad=True)
     for stride, padding in ((1, 1), (2, 0)):
         inputs = (x, weight)
-        assert torch.autograd.gradcheck(lambda a, b, s=stride, p=padding: mk.nn.convolve(a, b, s, p), inputs)
-        assert torch.autograd.gradgradcheck(lambda a, b, s=stride, p=padding: mk.nn.convolve(a, b, s, p), inputs)
+        assert torch.autograd.gradcheck(lambda a, b, s=stride, p=padding: convolve(a, b, s, p), inputs)
+        assert torch.autograd.gradgradcheck(lambda a, b, s=stride, p=padding: convolve(a, b, s, p), inputs)
 
 
 def test_weights_are_lent_to_every_place_of_a_tied_parameter_and_given_back():

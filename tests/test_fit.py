@@ -52,6 +52,66 @@ def test_the_outer_step_is_the_optimisers_step_on_the_mean_loss(images, optimize
     torch.testing.assert_close(weights_of(ours), weights_of(theirs), rtol=1e-4, atol=1e-5)
 
 
+def image_learners(dtype=torch.float32):
+    """Each kind of learner on images, with either norm, in a form whose answer does not hang on a tie."""
+    torch.manual_seed(0)
+    net = mk.models.ConvNet(size=8, width=8, blocks=2, outputs=3, frame=True)
+    yield mk.MAML(net, rule=mk.SGD(lr=0.1), steps=2).to(dtype)
+    for distance in ("euclidean", "cosine"):
+        embedding = mk.models.ResNet(size=8, widths=[8, 16], depths=[1, 0], frame=True)
+        yield mk.ProtoNet(embedding, distance=distance).to(dtype)
+    yield mk.Matching(mk.models.ConvNet(size=8, width=8, blocks=2)).to(dtype)
+    yield mk.Ridge(mk.models.ConvNet(size=8, width=8, blocks=2)).to(dtype)
+
+
+@pytest.mark.parametrize("kind", range(5), ids=["maml", "prototypes", "cosine", "matching", "ridge"])
+def test_bfloat16_changes_the_gradient_a_little_and_only_the_gradient(kind):
+    gradients = []
+    for autocast in (None, torch.bfloat16):
+        learner = list(image_learners())[kind]
+        before = weights_of(learner)
+        sgd = torch.optim.SGD(learner.parameters(), lr=1.0)
+        loss = mk.step.OuterStep(learner, sgd, autocast=autocast)(image_tasks().sample(4, seed=0))
+        assert {p.dtype for p in learner.parameters()} == {torch.float32}
+        gradients.append((before - weights_of(learner), loss))
+    (exact, loss), (rounded, near) = gradients
+    error = float((rounded - exact).norm() / exact.norm())
+    assert 1e-5 < error < 0.3, "products in bfloat16 have 8 bits"
+    assert near == pytest.approx(loss, rel=0.02)
+
+
+class Shift(torch.nn.Module):
+    """An embedding that multiplies nothing, so that autocast leaves it alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(4))
+
+    def forward(self, x):
+        return x + self.weight
+
+
+@pytest.mark.parametrize(
+    "learner",
+    [mk.ProtoNet(Shift()), mk.ProtoNet(Shift(), distance="cosine"), mk.Matching(Shift()), mk.Ridge(Shift())],
+    ids=["euclidean", "cosine", "matching", "ridge"],
+)
+def test_under_autocast_distances_stay_exact(learner):
+    """They are small differences of large numbers, which 8 bits would drown."""
+    x, y = 100 + torch.randn(1, 6, 4, generator=torch.Generator().manual_seed(0)), torch.arange(6)[None] % 3
+    batch = mk.TaskBatch(x, y, x + 0.01, y)
+    exact = next(iter(learner.outputs(batch)))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(next(iter(learner.outputs(batch))), exact)
+
+
+def test_under_autocast_a_frame_stays_exact():
+    x = torch.rand(6, 1, 28, 28)
+    with torch.autocast("cpu", torch.bfloat16):
+        framed = mk.nn.Frame()(x)
+    assert torch.equal(framed, mk.nn.Frame()(x))
+
+
 def test_the_learning_rate_does_not_change_its_meaning_with_the_meta_batch():
     one, many = make_learner(), make_learner()
     batch = TASKS.sample(1, seed=0)
@@ -474,6 +534,7 @@ WRONG_RUNS = {
     "no time": ({"minutes": 0}, "minutes must be a positive number, got 0"),
     "no patience": ({"patience": 0}, "patience must be a positive whole number"),
     "keeping the worst": ({"keep": "worst"}, 'keep must be "last" or "best", got \'worst\''),
+    "half precision": ({"autocast": torch.float16}, "autocast must be torch.bfloat16 or left out"),
     "a schedule of no name": ({"schedule": "Cosine"}, "lr_scheduler, got 'Cosine'"),
     "a function that is no schedule": ({"schedule": "warn"}, "must name a class of"),
     "a schedule that needs more": ({"schedule": "StepLR"}, "StepLR needs step_size, which the length"),

@@ -17,6 +17,16 @@ def curve():
     return mk.models.MLP(1, [8, 8], 1, activation="tanh")
 
 
+def small_resnet():
+    return mk.models.ResNet(size=8, widths=[8, 8], depths=[1, 0], frame=True)
+
+
+def whitened_views():
+    views = mk.models.Views(small_resnet(), turn=5.0, shear=0.1)
+    rows = torch.rand(12, 1, 8, 8, generator=torch.Generator().manual_seed(2))
+    return mk.models.Whitened(views, 32, shrink=2.0).estimate(rows, torch.arange(12) % 4)
+
+
 RULES = {
     "sgd": mk.SGD(0.1),
     "momentum": mk.Momentum(0.1, momentum=0.8),
@@ -36,6 +46,8 @@ LEARNERS = {
     "fine-tuned": lambda: mk.FineTune(images(3), rule=mk.Adam(0.01), steps=2, adapt="head"),
     "prototypes": lambda: mk.ProtoNet(images()),
     "cosine prototypes": lambda: mk.ProtoNet(images(), distance="cosine", protocol="inductive"),
+    "residual prototypes": lambda: mk.ProtoNet(small_resnet()),
+    "whitened views": lambda: mk.ProtoNet(whitened_views(), distance="cosine"),
     "matching": lambda: mk.Matching(images(), scale=3.0, learn_scale=False),
     "ridge": lambda: mk.Ridge(images(), penalty=0.5, scale=2.0),
     "ridge on curves": lambda: mk.Ridge(mk.models.MLP(1, [8], 6)),

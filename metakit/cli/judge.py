@@ -78,5 +78,9 @@ def _load(path: pathlib.Path, device: str) -> Any:
 
 def _size(learner: Any) -> int:
     """Height and width of the images that its network takes; 28 for one that takes any."""
-    sizes = (module.config["size"] for module in learner.modules() if isinstance(module, mk.models.ConvNet))
+    sizes = (
+        module.config["size"]
+        for module in learner.modules()
+        if isinstance(module, mk.models.ConvNet | mk.models.ResNet)
+    )
     return next(sizes, None) or 28

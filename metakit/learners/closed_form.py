@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from metakit.batch import TaskBatch
 from metakit.inner import Loss, check_model, task_loss
 from metakit.learners.common import check_losses, check_positive, check_protocol, embedded, one_hot, predict
+from metakit.nn import in_full
 
 
 class Ridge(nn.Module):
@@ -70,12 +71,14 @@ class Ridge(nn.Module):
         """Yield the outputs for the query rows once, ``[T, Q, ...]``: there are no inner steps."""
         support, query = embedded(self.embedding, batch, protocol or self.protocol)
         penalty = self.log_penalty.exp()
-        if batch.ways is None:
-            targets = batch.support_y if batch.support_y.dim() == 3 else batch.support_y[..., None]
-            yield (query @ ridge(support, targets, penalty)).view(*query.shape[:2], *batch.support_y.shape[2:])
-        else:
-            weights = ridge(support, one_hot(batch, support.dtype), penalty)
-            yield self.alpha * (query @ weights) + self.beta
+        with in_full(support):
+            if batch.ways is None:
+                targets = batch.support_y if batch.support_y.dim() == 3 else batch.support_y[..., None]
+                outputs = (query @ ridge(support, targets, penalty)).view(*query.shape[:2], *batch.support_y.shape[2:])
+            else:
+                weights = ridge(support, one_hot(batch, support.dtype), penalty)
+                outputs = self.alpha * (query @ weights) + self.beta
+        yield outputs
 
     def predict(self, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
         """Outputs for the query rows, each by itself (inductive); see ``predict``."""

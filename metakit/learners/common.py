@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from metakit.batch import TaskBatch, check_classes, check_tasks
-from metakit.models import MLP, ConvNet
+from metakit.models import MLP, ConvNet, ResNet
 from metakit.nn import BatchNorm2d, statistics_from_first
 
 PROTOCOLS = ("transductive", "inductive")
@@ -91,10 +91,12 @@ def by_protocol(
 
 
 def embedded(embedding: nn.Module, batch: TaskBatch, protocol: str) -> tuple[Tensor, Tensor]:
-    """The support and query rows as vectors, ``[T, S, D]`` and ``[T, Q, D]``."""
+    """The support and query rows as vectors, ``[T, S, D]`` and ``[T, Q, D]``, of the rows' own precision."""
     check_batch(embedding, batch)
     support, query = by_protocol(embedding, embedding, batch, protocol)
-    return embedding(batch.support_x) if support is None else support, query
+    if support is None:
+        support = embedding(batch.support_x)
+    return support.to(batch.support_x.dtype), query.to(batch.query_x.dtype)
 
 
 def one_hot(batch: TaskBatch, dtype: torch.dtype) -> Tensor:
@@ -145,9 +147,11 @@ def check_batch(model: nn.Module, batch: TaskBatch) -> None:
     row = tuple(x.shape[2:])
     if isinstance(model, MLP) and row != (config["inputs"],):
         raise ValueError(f"this MLP takes rows of {config['inputs']} numbers, got rows of shape {list(row)}.")
-    if isinstance(model, ConvNet) and row != (config["channels"], config["size"], config["size"]):
+    if isinstance(model, ConvNet | ResNet) and row != (config["channels"], config["size"], config["size"]):
         wanted = [config["channels"], config["size"], config["size"]]
-        raise ValueError(f"this ConvNet takes images {wanted} (channels, height, width), got {list(row)}.")
+        raise ValueError(
+            f"this {type(model).__name__} takes images {wanted} (channels, height, width), got {list(row)}."
+        )
 
 
 def check_outputs(model: nn.Module, batch: TaskBatch) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from metakit.batch import TaskBatch
 from metakit.inner import Loss, check_model, task_loss
 from metakit.learners.common import check_losses, check_positive, check_protocol, embedded, one_hot, predict
+from metakit.nn import in_full
 
 _DISTANCES = ("euclidean", "cosine")
 
@@ -68,12 +69,14 @@ class ProtoNet(nn.Module):
     def outputs(self, batch: TaskBatch, steps: int | None = None, protocol: str | None = None) -> Iterator[Tensor]:
         """Yield the scores of the query rows once, ``[T, Q, N]``: there are no inner steps."""
         support, query = embedded(self.embedding, batch, protocol or self.protocol)
-        members = one_hot(batch, support.dtype).mT  # [T, N, S]
-        prototypes = members @ support / members.sum(-1, keepdim=True)
-        if self.log_scale is None:
-            yield -_squared_distances(query, prototypes)
-        else:
-            yield self.log_scale.exp() * _cosines(query, prototypes)
+        with in_full(support):
+            members = one_hot(batch, support.dtype).mT  # [T, N, S]
+            prototypes = members @ support / members.sum(-1, keepdim=True)
+            if self.log_scale is None:
+                scores = -_squared_distances(query, prototypes)
+            else:
+                scores = self.log_scale.exp() * _cosines(query, prototypes)
+        yield scores
 
     def predict(self, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
         """Scores of the query rows, each by itself (inductive); see ``predict``."""
@@ -134,7 +137,9 @@ class Matching(nn.Module):
         """Yield the scores of the query rows once, ``[T, Q, N]``: there are no inner steps."""
         support, query = embedded(self.embedding, batch, protocol or self.protocol)
         strangers = one_hot(batch, support.dtype).mT[:, None] == 0  # [T, 1, N, S]
-        attention = F.log_softmax(self.log_scale.exp() * _cosines(query, support), -1)  # [T, Q, S]
+        with in_full(support):
+            cosines = _cosines(query, support)
+        attention = F.log_softmax(self.log_scale.exp() * cosines, -1)  # [T, Q, S]
         yield attention[:, :, None].masked_fill(strangers, -math.inf).logsumexp(-1)
 
     def predict(self, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:

@@ -31,12 +31,15 @@ class Episodes:
         drawers: ``"different"`` draws K + Q row numbers for a task, the same for all its classes: row d of a class is
             by drawer d, so the support rows are by K drawers and the query rows by Q others. ``None`` draws the rows of
             each class on their own.
+        restyle: makes new classes of old ones: called as ``restyle(x, generator)`` on ``[T N, (K + Q) C, H, W]``, where
+            the rows of a class are the channels of one picture, so that a random change is the same for all of them.
         augment: called as ``augment(x, generator)`` on all rows ``[T N (K + Q), ...]`` of a batch; returns as many.
 
     Raises:
         TypeError: if ``data`` or a count is of another kind.
         ValueError: if there are fewer classes than ways, a class has fewer than shots + queries rows, or
-            ``drawers="different"`` is asked of classes with unequal numbers of rows.
+            ``drawers="different"`` is asked of classes with unequal numbers of rows, or ``restyle`` of rows that are no
+            pictures.
 
     Example:
         >>> x, y = torch.rand(60, 1, 8, 8), torch.arange(60) % 6
@@ -46,7 +49,8 @@ class Episodes:
         (torch.Size([4, 5, 1, 8, 8]), torch.Size([4, 15, 1, 8, 8]), [0, 1, 2, 3, 4], 5)
 
     Source: O. Vinyals et al., Matching Networks for One Shot Learning, 2016, section 2.2. Different drawers: B. Lake et
-    al., Human-level concept learning through probabilistic program induction, 2015, figure 1B.
+    al., Human-level concept learning through probabilistic program induction, 2015, figure 1B. Classes changed into new
+    ones: A. Santoro et al., 2016, section 4.1, there by quarter turns.
     """
 
     def __init__(
@@ -58,17 +62,21 @@ class Episodes:
         *,
         within: str | None = None,
         drawers: str | None = None,
+        restyle: Augment | None = None,
         augment: Augment | None = None,
     ) -> None:
         if isinstance(data, tuple | list) and len(data) == 2:
             data = LabelledData(*data)
         if not isinstance(data, LabelledData):
             raise TypeError(f"data must be LabelledData or a pair (x, y) of tensors, got {type(data).__name__}.")
-        if augment is not None and not callable(augment):
-            raise TypeError(f"augment must be a callable (x, generator) -> x, got {type(augment).__name__}.")
+        for name, change in (("restyle", restyle), ("augment", augment)):
+            if change is not None and not callable(change):
+                raise TypeError(f"{name} must be a callable (x, generator) -> x, got {type(change).__name__}.")
+        if restyle is not None and data.rows.dim() != 4:
+            raise ValueError(f"restyle needs pictures, rows [C, H, W], got rows {list(data.rows.shape[1:])}. Drop it.")
         self.data = data
         self.ways, self.shots, self.queries = whole("ways", ways), whole("shots", shots), whole("queries", queries)
-        self.within, self.drawers, self.augment = within, drawers, augment
+        self.within, self.drawers, self.restyle, self.augment = within, drawers, restyle, augment
         counts = data.counts
         self._check_rows(counts)
         self._check_drawers()
@@ -132,10 +140,10 @@ class Episodes:
         sides = (picks[..., : self.shots].flatten(1), picks[..., self.shots :].flatten(1))
         index = torch.cat(sides, dim=1).to(place)
         x = as_real(self._rows_on(place).index_select(0, index.flatten()))
+        if self.restyle is not None:
+            x = self._restyled(x.unflatten(0, index.shape), self.restyle, generator).flatten(0, 1)
         if self.augment is not None:
-            shape, x = x.shape, self.augment(x, generator)
-            if x.shape != shape:
-                raise ValueError(f"augment must keep the shape {list(shape)}, got {list(x.shape)}. Check its return.")
+            x = _changed(x, "augment", self.augment, generator)
         x = x.unflatten(0, index.shape)
         label = torch.arange(self.ways, device=place)
         support_y, query_y = (
@@ -143,6 +151,15 @@ class Episodes:
         )
         support_x, query_x = x[:, :cut].contiguous(), x[:, cut:].contiguous()
         return TaskBatch.trusted(support_x, support_y, query_x, query_y, ways=self.ways)
+
+    def _restyled(self, x: Tensor, restyle: Augment, generator: torch.Generator | None) -> Tensor:
+        """Rows ``[T, N K + N Q, C, H, W]``, all those of a class changed alike."""
+        places = torch.arange(x.shape[1], device=x.device)
+        cut = self.ways * self.shots
+        by_class = torch.cat([places[:cut].view(self.ways, -1), places[cut:].view(self.ways, -1)], 1).flatten()
+        classes = x[:, by_class].unflatten(1, (self.ways, -1)).flatten(0, 1)  # [T N, K + Q, C, H, W]
+        changed = _changed(classes.flatten(1, 2), "restyle", restyle, generator).view_as(classes)
+        return changed.reshape(x.shape)[:, by_class.argsort()]
 
     def _place(self, device: Device) -> torch.device:
         place, home = as_device(device) or self.data.device, self.data.device
@@ -200,6 +217,13 @@ class Episodes:
                 f"{int(sizes.max())}. Lower ways."
             )
         return homes[sizes >= self.ways]
+
+
+def _changed(x: Tensor, name: str, change: Augment, generator: torch.Generator | None) -> Tensor:
+    changed = change(x, generator)
+    if changed.shape != x.shape:
+        raise ValueError(f"{name} must keep the shape {list(x.shape)}, got {list(changed.shape)}. Check its return.")
+    return changed
 
 
 def _keys(rows: int, columns: int, generator: torch.Generator | None, device: torch.device) -> Tensor:
