@@ -253,13 +253,14 @@ class Views(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         pictures = x.reshape(-1, *x.shape[-3:])
-        total = F.normalize(self.embedding(pictures), dim=-1)
-        maps = self._maps(pictures)
+        total, maps = self._direction(pictures), self._maps(pictures)
         for matrix in maps:
             grid = F.affine_grid(matrix.expand(len(pictures), 2, 3), list(pictures.shape), align_corners=False)
-            seen = F.grid_sample(pictures, grid, align_corners=False)
-            total = total + F.normalize(self.embedding(seen), dim=-1)
+            total = total + self._direction(F.grid_sample(pictures, grid, align_corners=False))
         return (total / (len(maps) + 1)).view(*x.shape[:-3], -1)
+
+    def _direction(self, x: Tensor) -> Tensor:
+        return F.normalize(self.embedding(x).to(x.dtype), dim=-1)
 
     def _maps(self, like: Tensor) -> Tensor:
         """From a place in a view to the place in the picture that it shows, ``[6, 2, 3]``."""
@@ -320,7 +321,7 @@ class Whitened(nn.Module):
         """Take m and C from training rows ``x [n, ...]`` of classes ``y [n]``; returns itself."""
         if len(x) != len(y) or len(x) < 2:
             raise ValueError(f"estimate needs a class for each row, and two rows, got {len(x)} and {len(y)}.")
-        e = torch.cat([self.embedding(rows) for rows in x.split(_ROWS)])
+        e = torch.cat([self.embedding(rows).to(x.dtype) for rows in x.split(_ROWS)])
         if e.shape[1:] != (self.features,):
             raise ValueError(f"this was made for {self.features} features, the embedding gives {list(e.shape[1:])}.")
         _, number, counts = y.to(e.device).unique(return_inverse=True, return_counts=True)

@@ -193,6 +193,33 @@ def pictures(page):
     )
 
 
+def do_the_exercises(page):
+    """Put each exercise's solution into its cell, run it and its check; return what the checks say."""
+    return page.evaluate(
+        """async () => {
+            const { commands, shell } = window.jupyterapp, notebook = shell.currentWidget.content
+            const tagged = tag => [...notebook.widgets.keys()].filter(
+                place => (notebook.widgets[place].model.getMetadata('tags') ?? []).includes(tag))
+            const model = place => notebook.widgets[place].model
+            const run = async place => {
+                notebook.deselectAll()
+                notebook.activeCellIndex = place
+                await commands.execute('notebook:run-cell')
+            }
+            const [exercises, checks, solutions] = ['exercise', 'check', 'solution'].map(tagged), said = []
+            for (const [number, place] of exercises.entries()) {
+                const folded = model(solutions[number]).sharedModel.getSource()
+                const code = [...folded.matchAll(/```python\\n(.*?)```/gs)].map(found => found[1]).join('\\n')
+                model(place).sharedModel.setSource(code)
+                await run(place)
+                await run(checks[number])
+                said.push(model(checks[number]).outputs.toJSON().map(output => output.data['text/plain']).join(''))
+            }
+            return said
+        }"""
+    )
+
+
 CROSS = [[(0.5, 0.1), (0.5, 0.9)], [(0.1, 0.5), (0.9, 0.5)]]
 ZED = [[(0.2, 0.2), (0.8, 0.2), (0.2, 0.8), (0.8, 0.8)]]
 HOOK = ["Space", *["ArrowDown"] * 9, *["ArrowRight"] * 9, "Space"]  # pen down, an L, pen up
@@ -269,6 +296,11 @@ def test_notebook_runs_in_a_browser(notebook, lab_server, page, screenshots):
         explorer = page.locator(".jp-OutputArea-output:has(.widget-slider) > .widget-vbox").first
         explorer.screenshot(path=screenshots / f"{name}_explorer.png")
         assert errors_shown(page) == []
+    stubs = page.locator("[role=status] b", has_text="Not yet.").count()
+    verdicts = do_the_exercises(page)
+    assert len(verdicts) == stubs and all(verdict.startswith("Right.") for verdict in verdicts), verdicts
+    if verdicts:
+        take_screenshots(page, screenshots, f"{name}_solved")
     if page.locator(".metakit-canvas").count():
         draw_and_be_recognised(page)
         page.locator(".metakit-canvas").last.screenshot(path=screenshots / f"{name}_canvas.png")
