@@ -134,6 +134,11 @@ def test_equations_are_numbered_and_the_code_points_only_at_those_there_are(path
     assert named <= set(numbers)
 
 
+def test_no_line_begins_with_a_year_and_a_point(path):
+    """Markdown would begin a list there, numbered from that year on."""
+    assert [line for source in text(path) for line in source.splitlines() if re.match(r"\s*\d{3,}\.(\s|$)", line)] == []
+
+
 def test_links_lead_somewhere(path):
     for source in text(path):
         for target in re.findall(r"\]\(([^)#]+)\)", source):
