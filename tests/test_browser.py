@@ -230,6 +230,42 @@ def do_the_exercises(page):
     )
 
 
+def set_theme(page, theme):
+    """Switch Lab's theme, and wait for it."""
+    page.evaluate(f"window.jupyterapp.commands.execute('apputils:change-theme', {{ theme: 'JupyterLab {theme}' }})")
+    page.wait_for_function(f"document.body.dataset.jpThemeLight === '{str(theme == 'Light').lower()}'")
+    page.wait_for_timeout(500)
+
+
+def pale_texts(page):
+    """Texts of explorers, quizzes and verdicts whose contrast to what they stand on is below 4.5 (WCAG 2, AA)."""
+    return page.evaluate(
+        """() => {
+            const channels = colour => colour.match(/[\\d.]+/g).map(Number)
+            const light = colour => channels(colour).slice(0, 3)
+                .map(v => v / 255).map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+                .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0)
+            const paper = element => {
+                for (; element; element = element.parentElement) {
+                    const colour = getComputedStyle(element).backgroundColor
+                    if ((channels(colour)[3] ?? 1) > 0.5) return colour
+                }
+                return 'rgb(255, 255, 255)'
+            }
+            const contrast = element => {
+                const sides = [getComputedStyle(element).color, paper(element)].map(light).sort((a, b) => b - a)
+                return (sides[0] + 0.05) / (sides[1] + 0.05)
+            }
+            const shown = '.jp-OutputArea-output :is(.jupyter-widgets, [role=status], .metakit-canvas)'
+            return [...document.querySelectorAll(`${shown}, ${shown} *`)]
+                .filter(element => element.checkVisibility() && !element.closest(':disabled, svg'))
+                .filter(element => [...element.childNodes].some(node => node.nodeType === 3 && node.data.trim()))
+                .filter(element => contrast(element) < 4.5)
+                .map(element => `${element.innerText}: ${contrast(element).toFixed(1)}`)
+        }"""
+    )
+
+
 CROSS = [[(0.5, 0.1), (0.5, 0.9)], [(0.1, 0.5), (0.9, 0.5)]]
 ZED = [[(0.2, 0.2), (0.8, 0.2), (0.2, 0.8), (0.8, 0.8)]]
 HOOK = ["Space", *["ArrowDown"] * 9, *["ArrowRight"] * 9, "Space"]  # pen down, an L, pen up
@@ -315,6 +351,11 @@ def test_notebook_runs_in_a_browser(notebook, lab_server, page, screenshots):
         draw_and_be_recognised(page)
         page.locator(".metakit-canvas").last.screenshot(path=screenshots / f"{name}_canvas.png")
         assert errors_shown(page) == []
+    set_theme(page, "Dark")
+    take_screenshots(page, screenshots, f"{name}_dark")
+    pale = pale_texts(page)
+    set_theme(page, "Light")  # the server remembers it
+    assert pale == []
     assert page.complaints == []
 
 
