@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 
 import metakit as mk
-from metakit.nn import in_full
 from metakit.tasks.augment import affine, move
+from metakit.tasks.labelled import as_real
 
 # One recipe for every set of alphabets. What makes another class of a class, and another drawing of a drawing:
 WARP = mk.tasks.Augment(rotate=25, scale=0.35, shear=0.5, shift=0, elastic=2.5, pen=0)
@@ -51,28 +51,11 @@ class NewClasses:
         return x.index_copy(0, first, torch.maximum(*parts))
 
 
-class Pairs(torch.nn.Module):
-    """Two drawings of each class: each must find the other among those of all classes, by the cosine.
-
-    This is the loss of a prototype network with one shot and one query, taken both ways.
-    """
-
-    def __init__(self, learner: mk.ProtoNet) -> None:
-        super().__init__()
-        self.learner = learner
-
-    def forward(self, batch: mk.TaskBatch) -> torch.Tensor:
-        """Loss of each task, [T]."""
-        ways = batch.support_x.shape[1]
-        z = self.learner.embedding(torch.cat([batch.support_x, batch.query_x], 1)).to(batch.support_x.dtype)
-        z = F.normalize(z, dim=-1)
-        with in_full(z):
-            scores = self.learner.log_scale.exp() * z[:, :ways] @ z[:, ways:].mT
-        other = torch.arange(ways, device=z.device).expand(len(scores), -1)
-        return sum(
-            F.cross_entropy(way, other, reduction="none", label_smoothing=SMOOTHING).mean(1) / 2
-            for way in (scores, scores.mT)
-        )
+def both_ways(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Of two drawings of each class, each must find the other: ``[T, N, N]``, labels ``0 .. N - 1``, to ``[T]``."""
+    ways = (scores.mT, scores)  # the classes of a query, and the queries of a class, along dimension 1
+    each = [F.cross_entropy(way, labels, reduction="none", label_smoothing=SMOOTHING).mean(1) for way in ways]
+    return sum(each) / 2
 
 
 def train(
@@ -84,7 +67,7 @@ def train(
     embedding = mk.models.ResNet(frame=True)
     both = mk.tasks.LabelledData(torch.cat([data.x, data.x.flip(-1)]))  # mirrored ones are classes of their own
     history = mk.fit(
-        Pairs(mk.ProtoNet(embedding, distance="cosine")),
+        mk.ProtoNet(embedding, distance="cosine", loss=both_ways),
         mk.tasks.Episodes(both, WAYS, 1, 1, restyle=restyle, augment=AUGMENT),
         minutes=(1 - RESERVED) * options.minutes,
         meta_batch=1,
@@ -104,7 +87,7 @@ def train(
 def whitened(embedding: mk.models.ResNet, data: mk.tasks.LabelledData, seed: int) -> mk.models.Whitened:
     """The trained embedding, averaged over views and whitened by the drawings of at most so many training classes."""
     chosen = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[:MOST]
-    x = data.x[chosen].flatten(0, 1).to(next(embedding.parameters()).device).float() / 255
+    x = as_real(data.x[chosen].flatten(0, 1).to(next(embedding.parameters()).device))
     y = torch.arange(len(chosen)).repeat_interleave(data.x.shape[1])
     better = mk.models.Whitened(mk.models.Views(embedding), embedding.features)
     with torch.autocast(x.device.type, torch.bfloat16):
@@ -118,7 +101,7 @@ class Known(torch.nn.Module):
         super().__init__()
         place = next(embedding.parameters()).device
         with torch.no_grad():
-            table = torch.cat([embedding(some.to(place).float() / 255) for some in rows.split(500)])
+            table = torch.cat([embedding(as_real(some.to(place))) for some in rows.split(500)])
         self.table = torch.nn.Parameter(table, requires_grad=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -155,11 +138,9 @@ def judge(path: pathlib.Path) -> dict[str, dict[str, Any]]:
     return figures
 
 
-def accuracy(
-    learner: Any, tasks: mk.tasks.Episodes, protocol: str, *, episodes: int = EPISODES, steps: int | None = None
-) -> tuple[float, float]:
+def accuracy(learner: Any, tasks: mk.tasks.Episodes, protocol: str, *, episodes: int = EPISODES) -> tuple[float, float]:
     """Mean accuracy over episodes and half its 95% interval, in percent."""
-    result = mk.evaluate(learner, tasks, n_tasks=episodes, steps=steps, protocol=protocol, seed=1)
+    result = mk.evaluate(learner, tasks, n_tasks=episodes, protocol=protocol, seed=1)
     low, high = result.interval()
     return 100 * float(result.mean()[-1]), 50 * float(high[-1] - low[-1])
 

@@ -22,6 +22,7 @@ import measure
 import torch
 
 import metakit as mk
+from metakit.learners.common import uses_batch_norm
 
 SETTINGS = ((5, 1), (5, 5), (20, 1), (20, 5))
 # Accuracy in percent, by setting, and the classes it was tested on. Snell, Swersky and Zemel 2017, table 1 (trained
@@ -33,7 +34,7 @@ PUBLISHED = {
     ("MAML++", "upright"): ("99.47", "99.93", "97.65", "99.33"),
 }
 CLASSES = {"turned": True, "upright": False}
-EPISODES, QUERIES = 1000, 15
+QUERIES = 15
 # MAML: the rate that its inner step begins with, the queries of a class, the tasks T, the outer rate.
 INNER_LR, MAML_QUERIES, META_BATCH, MAML_LR = 0.1, 5, 8, 1e-3
 
@@ -68,8 +69,10 @@ def test(trained: Any, settings: list[tuple[int, int]], episodes: int) -> Figure
     for classes, rotations in CLASSES.items():
         unseen = mk.tasks.omniglot(split="test", rotations=rotations)
         learner, protocols = trained.eval(), mk.learners.PROTOCOLS
-        if isinstance(trained, mk.ProtoNet):  # no row depends on another: embed each once, and one protocol says all
-            (learner, unseen), protocols = handwriting.known(trained, unseen), ("inductive",)
+        if not uses_batch_norm(trained):  # no row depends on another: one protocol says all
+            protocols = ("inductive",)
+        if isinstance(trained, mk.ProtoNet):
+            learner, unseen = handwriting.known(trained, unseen)
         for protocol in protocols:
             figures.setdefault(classes, {})[protocol] = {
                 named(setting): handwriting.accuracy(
@@ -88,13 +91,15 @@ def named(setting: tuple[int, int]) -> str:
 def shown(entries: list[dict[str, Any]]) -> str:
     """The published figures, and below them every run."""
     settings = [named(setting) for setting in SETTINGS]
-    head = ("learner", "test classes", "protocol", "seed", "minutes", *settings)
-    body: list[Any] = [(f"{name}, published", classes, "", "", "", *row) for (name, classes), row in PUBLISHED.items()]
+    head = ("learner", "test classes", "protocol", "seed", "minutes", "episodes", *settings)
+    body: list[Any] = [
+        (f"{name}, published", classes, "", "", "", "", *row) for (name, classes), row in PUBLISHED.items()
+    ]
     for e in entries:
         for classes, by_protocol in e["accuracy"].items():
             for protocol, known in by_protocol.items():
                 cells = ["{:.2f} +- {:.2f}".format(*known[s]) if s in known else "" for s in settings]
-                body.append((e["learner"], classes, protocol, e["seed"], f"{e['minutes']:.1f}", *cells))
+                body.append((e["learner"], classes, protocol, e["seed"], f"{e['minutes']:.1f}", e["episodes"], *cells))
     return measure.table(head, body)
 
 
@@ -129,10 +134,11 @@ def main() -> None:
     facts = measure.machine(torch=torch.__version__, threads=torch.get_num_threads(), device=place)
     name = options.learner + (" from prototypes" if options.start else "")
     entry = {"learner": name, "trained for": [named(s) for s in settings], "seed": options.seed, "minutes": minutes}
-    entry |= {"outer_steps": history.steps, "machine": facts}
-    entry["accuracy"] = test(trained, settings, 50 if options.quick else EPISODES)
+    episodes = 50 if options.quick else handwriting.EPISODES
+    entry |= {"outer_steps": history.steps, "episodes": episodes, "machine": facts}
+    entry["accuracy"] = test(trained, settings, episodes)
     entries = measure.renewed(options.output, entry, ("learner", "trained for", "seed"))
-    text = f"Accuracy in percent with its 95% interval over {EPISODES} episodes of {QUERIES} queries a class."
+    text = f"Accuracy in percent with its 95% interval over episodes of {QUERIES} queries a class."
     measure.write(options.output, "Omniglot: unseen characters", facts, entries, f"{text}\n\n{shown(entries)}")
 
 

@@ -16,14 +16,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from metakit.models import MLP, ConvNet, Residual, ResNet, Widen
+from metakit.models import IMAGE_NETWORKS, MLP, Residual, Widen
 from metakit.nn import LAYERS
 
 Weights = dict[str, Tensor]
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 _ELEMENTWISE = (nn.ReLU, nn.Tanh, nn.Sigmoid, nn.GELU, nn.SiLU, nn.ELU, nn.LeakyReLU, nn.Softplus, nn.Dropout)
-_STACKABLE = {*LAYERS, *_ELEMENTWISE, MLP, ConvNet, ResNet, Residual, Widen, nn.Sequential, nn.Identity}
+_STACKABLE = {*LAYERS, *_ELEMENTWISE, MLP, *IMAGE_NETWORKS, Residual, Widen, nn.Sequential, nn.Identity}
 
 
 # --- Rules: variants of gradient descent. ---

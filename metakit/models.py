@@ -155,7 +155,7 @@ class ResNet(nn.Module):
     """A small residual network for pictures of handwriting's size; without ``outputs`` it is an embedding.
 
     The stem, a 6x6 convolution of stride 2, halves the picture; each further stage widens it and halves it by pooling;
-    after each come so many residual blocks (``metakit.nn.Residual``). Its norm is group norm: no answer depends on
+    after each come so many residual blocks (``Residual``). Its norm is group norm: no answer depends on
     another row, so transductive and inductive are one.
 
     Shapes: ``x [..., channels, size, size]`` to ``[..., outputs]``, or to the flat features without ``outputs``.
@@ -198,23 +198,22 @@ class ResNet(nn.Module):
         self.frame: nn.Module = Frame() if frame else nn.Identity()
         stages: list[nn.Module] = []
         for i, (width, depth) in enumerate(zip(widths, depths, strict=True)):
-            first = Widen(channels, width, kernel_size=6, stride=2, pool=False) if i == 0 else None
-            stages.append(first or Widen(widths[i - 1], width))
+            stages.append(
+                Widen(widths[i - 1], width) if i else Widen(channels, width, kernel_size=6, stride=2, pool=False)
+            )
             stages += [Residual(width) for _ in range(depth)]
         self.stages = nn.Sequential(*stages)
         self.flatten = Flatten()
         self.features = widths[-1] * (size >> len(widths)) ** 2
         self.head: nn.Module = nn.Identity() if outputs is None else Linear(self.features, outputs)
-        self.config: dict[str, Any] = {
-            "channels": channels,
-            "size": size,
-            "widths": list(widths),
-            "depths": list(depths),
-        }
-        self.config |= {"outputs": outputs, "frame": frame}
+        shape = {"widths": list(widths), "depths": list(depths)}
+        self.config: dict[str, Any] = {"channels": channels, "size": size, **shape, "outputs": outputs, "frame": frame}
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.flatten(self.stages(self.frame(x))))
+
+
+IMAGE_NETWORKS = (ConvNet, ResNet)
 
 
 class Views(nn.Module):
@@ -344,8 +343,10 @@ def _check_stages(size: int, widths: Sequence[int], depths: Sequence[int]) -> No
         raise ValueError(f"widths and depths need a number for each stage, got {list(widths)} and {list(depths)}.")
     for width in widths:
         _check_positive("every width", width)
-        if width % 8:
-            raise ValueError(f"every width must be a multiple of 8, the groups of its norm, got {width}. Round it.")
+        if width % _GROUPS:
+            raise ValueError(
+                f"every width must be a multiple of {_GROUPS}, the groups of its norm, got {width}. Round it."
+            )
     if any(not isinstance(depth, int) or isinstance(depth, bool) or depth < 0 for depth in depths):
         raise ValueError(f"every depth must be a whole number of blocks, 0 or more, got {list(depths)}.")
     if size % 2 or size < 2 ** len(widths):

@@ -24,7 +24,7 @@ class Kind:
 
 
 # These keep their options in ``config``.
-_MODELS: tuple[type[nn.Module], ...] = (models.MLP, models.ConvNet, models.ResNet)
+_MODELS: tuple[type[nn.Module], ...] = (models.MLP, *models.IMAGE_NETWORKS)
 _KINDS = (
     *(Kind(model) for model in _MODELS),
     Kind(models.Views, ("embedding", "turn", "stretch", "shear")),

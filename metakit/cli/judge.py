@@ -78,9 +78,6 @@ def _load(path: pathlib.Path, device: str) -> Any:
 
 def _size(learner: Any) -> int:
     """Height and width of the images that its network takes; 28 for one that takes any."""
-    sizes = (
-        module.config["size"]
-        for module in learner.modules()
-        if isinstance(module, mk.models.ConvNet | mk.models.ResNet)
-    )
+    networks = mk.models.IMAGE_NETWORKS
+    sizes = (module.config["size"] for module in learner.modules() if isinstance(module, networks))
     return next(sizes, None) or 28

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from metakit.batch import TaskBatch, check_classes, check_tasks
-from metakit.models import MLP, ConvNet, ResNet
+from metakit.models import IMAGE_NETWORKS, MLP
 from metakit.nn import BatchNorm2d, statistics_from_first
 
 PROTOCOLS = ("transductive", "inductive")
@@ -147,7 +147,7 @@ def check_batch(model: nn.Module, batch: TaskBatch) -> None:
     row = tuple(x.shape[2:])
     if isinstance(model, MLP) and row != (config["inputs"],):
         raise ValueError(f"this MLP takes rows of {config['inputs']} numbers, got rows of shape {list(row)}.")
-    if isinstance(model, ConvNet | ResNet) and row != (config["channels"], config["size"], config["size"]):
+    if isinstance(model, IMAGE_NETWORKS) and row != (config["channels"], config["size"], config["size"]):
         wanted = [config["channels"], config["size"], config["size"]]
         raise ValueError(
             f"this {type(model).__name__} takes images {wanted} (channels, height, width), got {list(row)}."

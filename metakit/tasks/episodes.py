@@ -154,12 +154,10 @@ class Episodes:
 
     def _restyled(self, x: Tensor, restyle: Augment, generator: torch.Generator | None) -> Tensor:
         """Rows ``[T, N K + N Q, C, H, W]``, all those of a class changed alike."""
-        places = torch.arange(x.shape[1], device=x.device)
-        cut = self.ways * self.shots
-        by_class = torch.cat([places[:cut].view(self.ways, -1), places[cut:].view(self.ways, -1)], 1).flatten()
-        classes = x[:, by_class].unflatten(1, (self.ways, -1)).flatten(0, 1)  # [T N, K + Q, C, H, W]
-        changed = _changed(classes.flatten(1, 2), "restyle", restyle, generator).view_as(classes)
-        return changed.reshape(x.shape)[:, by_class.argsort()]
+        sides = [side.unflatten(1, (self.ways, -1)) for side in x.tensor_split([self.ways * self.shots], 1)]
+        classes = torch.cat(sides, 2)  # [T, N, K + Q, C, H, W]
+        changed = _changed(classes.flatten(0, 1).flatten(1, 2), "restyle", restyle, generator).view_as(classes)
+        return torch.cat([side.flatten(1, 2) for side in changed.tensor_split([self.shots], 2)], 1)
 
     def _place(self, device: Device) -> torch.device:
         place, home = as_device(device) or self.data.device, self.data.device
