@@ -168,6 +168,20 @@ def errors_shown(page):
     )
 
 
+def formulas_cut_off(page):
+    """Formulas wider than their text, at the smaller of the two widths."""
+    page.set_viewport_size({"width": min(WIDTHS), "height": 900})
+    page.wait_for_timeout(300)
+    wide = page.evaluate(
+        """() => [...document.querySelectorAll('.jp-RenderedMarkdown mjx-container[display="true"]')]
+            .filter(formula => [...formula.querySelectorAll('*')].some(
+                part => part.getBoundingClientRect().right > formula.parentElement.getBoundingClientRect().right + 1))
+            .map(formula => formula.closest('.jp-RenderedMarkdown').innerText.slice(0, 80))"""
+    )
+    page.set_viewport_size({"width": max(WIDTHS), "height": 900})
+    return wide
+
+
 def move_each_slider(page):
     """Press an arrow key on each slider; return the labels of those that change no picture of their explorer."""
     dead, sliders = [], page.locator(".widget-slider")
@@ -336,6 +350,7 @@ def test_notebook_runs_in_a_browser(notebook, lab_server, page, screenshots):
     name = Path(notebook).stem
     take_screenshots(page, screenshots, name)
     assert errors_shown(page) == []
+    assert formulas_cut_off(page) == []
     if page.locator(".widget-slider .noUi-handle").count():
         assert move_each_slider(page) == [], "sliders that were moved, and no picture changed"
         take_screenshots(page, screenshots, f"{name}_moved")
