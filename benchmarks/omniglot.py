@@ -22,7 +22,6 @@ import measure
 import torch
 
 import metakit as mk
-from metakit.learners.common import uses_batch_norm
 
 SETTINGS = ((5, 1), (5, 5), (20, 1), (20, 5))
 # Accuracy in percent, by setting, and the classes it was tested on. Snell, Swersky and Zemel 2017, table 1 (trained
@@ -34,9 +33,12 @@ PUBLISHED = {
     ("MAML++", "upright"): ("99.47", "99.93", "97.65", "99.33"),
 }
 CLASSES = {"turned": True, "upright": False}
-QUERIES = 15
-# MAML: the rate that its inner step begins with, the queries of a class, the tasks T, the outer rate.
-INNER_LR, MAML_QUERIES, META_BATCH, MAML_LR = 0.1, 5, 8, 1e-3
+# MAML is tested as its own line was, and in the bfloat16 that it was trained in.
+TESTED_ON = {"prototypes": tuple(CLASSES), "maml": ("turned",)}
+# Queries of a class in testing; of MAML fewer, since each task has a network of its own to run them through.
+QUERIES = {"prototypes": 15, "maml": 5}
+# MAML: the rate that its inner step begins with, the queries of a class in training, the outer rate, tasks T by ways.
+INNER_LR, TRAINING_QUERIES, MAML_LR, META_BATCH = 0.1, 5, 3e-4, {5: 8, 20: 2}
 
 Figures = dict[str, dict[str, dict[str, tuple[float, float]]]]  # by classes, protocol, setting: mean, half an interval
 
@@ -58,28 +60,29 @@ def train_maml(options: argparse.Namespace) -> tuple[mk.MAML, mk.History]:
         model.load_state_dict(start.state_dict(), strict=False)
         torch.nn.init.zeros_(model.head.weight)
     learner = mk.MAML(model, rule=mk.LearnedSGD(INNER_LR, per="tensor"), steps=1, order=2)
-    tasks = mk.tasks.Episodes(seen(), options.ways, options.shots, MAML_QUERIES, augment=handwriting.AUGMENT)
-    run = {"meta_batch": META_BATCH, "lr": MAML_LR, "schedule": "OneCycleLR", "autocast": torch.bfloat16}
+    tasks = mk.tasks.Episodes(seen(), options.ways, options.shots, TRAINING_QUERIES, augment=handwriting.AUGMENT)
+    run = {"meta_batch": META_BATCH[options.ways], "lr": MAML_LR, "schedule": "OneCycleLR", "autocast": torch.bfloat16}
     return learner, mk.fit(learner, tasks, minutes=options.minutes, seed=options.seed, device=options.device, **run)
 
 
-def test(trained: Any, settings: list[tuple[int, int]], episodes: int) -> Figures:
+def test(name: str, trained: Any, settings: list[tuple[int, int]], episodes: int) -> Figures:
     """Accuracy on classes never trained on and half its 95% interval, in percent."""
     figures: Figures = {}
-    for classes, rotations in CLASSES.items():
-        unseen = mk.tasks.omniglot(split="test", rotations=rotations)
+    for classes in TESTED_ON[name]:
+        unseen = mk.tasks.omniglot(split="test", rotations=CLASSES[classes])
         learner, protocols = trained.eval(), mk.learners.PROTOCOLS
-        if not uses_batch_norm(trained):  # no row depends on another: one protocol says all
+        if not mk.learners.answers_together(trained):  # one protocol says all
             protocols = ("inductive",)
         if isinstance(trained, mk.ProtoNet):
             learner, unseen = handwriting.known(trained, unseen)
         for protocol in protocols:
-            figures.setdefault(classes, {})[protocol] = {
-                named(setting): handwriting.accuracy(
-                    learner, mk.tasks.Episodes(unseen, *setting, QUERIES), protocol, episodes=episodes
-                )
-                for setting in settings
-            }
+            with torch.autocast(next(trained.parameters()).device.type, torch.bfloat16, enabled=name == "maml"):
+                figures.setdefault(classes, {})[protocol] = {
+                    named(setting): handwriting.accuracy(
+                        learner, mk.tasks.Episodes(unseen, *setting, QUERIES[name]), protocol, episodes=episodes
+                    )
+                    for setting in settings
+                }
     return figures
 
 
@@ -91,15 +94,16 @@ def named(setting: tuple[int, int]) -> str:
 def shown(entries: list[dict[str, Any]]) -> str:
     """The published figures, and below them every run."""
     settings = [named(setting) for setting in SETTINGS]
-    head = ("learner", "test classes", "protocol", "seed", "minutes", "episodes", *settings)
+    head = ("learner", "test classes", "protocol", "seed", "minutes", "queries", "episodes", *settings)
     body: list[Any] = [
-        (f"{name}, published", classes, "", "", "", "", *row) for (name, classes), row in PUBLISHED.items()
+        (f"{name}, published", classes, "", "", "", "", "", *row) for (name, classes), row in PUBLISHED.items()
     ]
     for e in entries:
         for classes, by_protocol in e["accuracy"].items():
             for protocol, known in by_protocol.items():
                 cells = ["{:.2f} +- {:.2f}".format(*known[s]) if s in known else "" for s in settings]
-                body.append((e["learner"], classes, protocol, e["seed"], f"{e['minutes']:.1f}", e["episodes"], *cells))
+                run = (e["seed"], f"{e['minutes']:.1f}", e["queries"], e["episodes"])
+                body.append((e["learner"], classes, protocol, *run, *cells))
     return measure.table(head, body)
 
 
@@ -135,10 +139,14 @@ def main() -> None:
     name = options.learner + (" from prototypes" if options.start else "")
     entry = {"learner": name, "trained for": [named(s) for s in settings], "seed": options.seed, "minutes": minutes}
     episodes = 50 if options.quick else handwriting.EPISODES
-    entry |= {"outer_steps": history.steps, "episodes": episodes, "machine": facts}
-    entry["accuracy"] = test(trained, settings, episodes)
+    entry |= {"outer_steps": history.steps, "queries": QUERIES[options.learner], "episodes": episodes, "machine": facts}
+    entry["accuracy"] = test(options.learner, trained, settings, episodes)
     entries = measure.renewed(options.output, entry, ("learner", "trained for", "seed"))
-    text = f"Accuracy in percent with its 95% interval over episodes of {QUERIES} queries a class."
+    text = (
+        "Accuracy in percent with its 95% interval over episodes, each of so many queries a class. Transductive: "
+        f"{handwriting.HEAD['refine']} rounds of soft k-means over the queries of an episode. MAML from prototypes: "
+        "the minutes are its own, those of the prototypes come before them."
+    )
     measure.write(options.output, "Omniglot: unseen characters", facts, entries, f"{text}\n\n{shown(entries)}")
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from metakit.evaluation import NORMAL_95, evaluate
-from metakit.learners import check_protocol, uses_batch_norm
+from metakit.learners import answers_together, check_protocol
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +120,7 @@ def compare(
         scores[name] = torch.stack(rows)
     sign = 1 if accuracy else -1
     best = max(scores, key=lambda name: sign * float(scores[name].mean()))
-    normed = any(uses_batch_norm(learner) for made in copies.values() for learner in made)
+    normed = any(answers_together(learner) for made in copies.values() for learner in made)
     return Comparison(scores, reference or best, accuracy, check_protocol(protocol) if normed else "inductive")
 
 

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from metakit.batch import TaskBatch
 from metakit.inner import task_loss
-from metakit.learners import check_protocol, chunk_size, uses_batch_norm
+from metakit.learners import answers_together, check_protocol, chunk_size
 
 # Tasks are drawn this many at a time, whatever the chunk: the same seed gives the same tasks on any machine.
 _DRAWN_AT_ONCE = 50
@@ -26,7 +26,7 @@ class Evaluation:
     Arguments:
         loss: ``[n_tasks, K + 1]``.
         accuracy: share of query rows answered rightly, ``[n_tasks, K + 1]`` in 0..1; ``None`` in regression.
-        protocol: ``"transductive"`` if batch norm saw the query rows of a task together, else ``"inductive"``.
+        protocol: ``"transductive"`` if the query rows of a task were answered together, else ``"inductive"``.
 
     Example:
         >>> result = Evaluation(torch.tensor([[2.0, 1.0], [4.0, 1.0]]), None, "inductive")
@@ -118,7 +118,7 @@ def evaluate(
                 if accuracy is not None:
                     accuracies.append(accuracy)
                 bar.update(len(piece))
-    named = protocol if uses_batch_norm(learner) else "inductive"
+    named = protocol if answers_together(learner) else "inductive"
     return Evaluation(torch.cat(losses), torch.cat(accuracies) if accuracies else None, named)
 
 

@@ -86,14 +86,11 @@ class Conv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         weight, bias = self.weight, self.bias
-        stacked, single = weight.dim() == 5, x.dim() == 4
-        inputs = x if stacked else (x if single else x.flatten(0, 1))[None]
-        y = convolve(inputs, weight if stacked else weight[None], self.step, self.margin)
-        if not stacked:
-            y = y[0] if single else y[0].unflatten(0, x.shape[:2])
-        if bias is None:
-            return y
-        return y + (bias[:, None, :, None, None] if bias.dim() == 2 else bias[:, None, None])
+        if weight.dim() == 4:
+            y = F.conv2d(to_groups(x.flatten(0, -4)[None]), weight, bias, self.step, self.margin)
+            return y.unflatten(0, x.shape[:-3])
+        y = convolve(x, weight, self.step, self.margin)
+        return y if bias is None else y + bias[:, None, :, None, None]
 
 
 class BatchNorm2d(nn.Module):
@@ -126,7 +123,7 @@ class GroupNorm(nn.GroupNorm):
     """Group norm: each row by itself, over the pixels of some channels at a time; so no row depends on another.
 
     ``y = gamma (x - mean) / sqrt(var + eps) + beta``, with the (biased) mean and variance over the pixels and channels
-    of a group in one row. Equal to ``torch.nn.GroupNorm``.
+    of a group in one row. Equal to ``torch.nn.GroupNorm``; rows of less than float32 are normalised in float32.
 
     Shapes: ``x [N, C, H, W]`` or ``[T, N, C, H, W]``; ``weight`` and ``bias`` ``[C]`` or ``[T, C]``.
 
@@ -138,11 +135,13 @@ class GroupNorm(nn.GroupNorm):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        rows, weight, bias = x.flatten(0, -4), self.weight.to(x.dtype), self.bias.to(x.dtype)
+        weight, bias = self.weight, self.bias
+        rows = x.flatten(0, -4).to(torch.promote_types(x.dtype, weight.dtype))
         if weight.dim() == 1:
-            return F.group_norm(rows, self.num_groups, weight, bias, self.eps).view(x.shape)
+            z = F.group_norm(rows, self.num_groups, weight, bias, self.eps)
+            return z.to(x.dtype).view(x.shape)
         z = F.group_norm(rows, self.num_groups, eps=self.eps).view(x.shape)
-        return z * _per_channel(weight, z) + _per_channel(bias, z)
+        return (z * _per_channel(weight, z) + _per_channel(bias, z)).to(x.dtype)
 
 
 class ConvBlock(nn.Module):

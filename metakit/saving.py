@@ -27,13 +27,13 @@ class Kind:
 _MODELS: tuple[type[nn.Module], ...] = (models.MLP, *models.IMAGE_NETWORKS)
 _KINDS = (
     *(Kind(model) for model in _MODELS),
-    Kind(models.Views, ("embedding", "turn", "stretch", "shear")),
+    Kind(models.Views, ("embedding", "turn", "stretch", "shear", "rounds")),
     Kind(models.Whitened, ("embedding", "features", "shrink")),
     Kind(learners.MAML, ("model", "rule", "steps", "order", "adapt", "loss", "protocol")),
     Kind(learners.Reptile, ("model", "rule", "steps", "loss", "protocol")),
     Kind(learners.MultiStep, ("maml", "anneal_steps")),
     Kind(learners.FineTune, ("model", "rule", "steps", "adapt", "loss", "protocol")),
-    Kind(learners.ProtoNet, ("embedding", "distance", "loss", "protocol")),
+    Kind(learners.ProtoNet, ("embedding", "distance", "centred", "refine", "loss", "protocol")),
     Kind(learners.Matching, ("embedding", "scale", "learn_scale", "loss", "protocol")),
     Kind(learners.Ridge, ("embedding", "penalty", "scale", "loss", "protocol")),
     Kind(learners.NearestNeighbour),

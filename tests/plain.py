@@ -53,8 +53,8 @@ def resnet(weights, x):
         name = f"stages.{i}"
         if f"{name}.conv.weight" in weights:
             stem = {"padding": 2, "stride": 2} if i == 0 else {"padding": 1}
-            x = group_norm(weights, f"{name}.norm", F.conv2d(x, weights[f"{name}.conv.weight"], **stem))
-            x = torch.relu(x if i == 0 else F.max_pool2d(x, 2))
+            x = F.conv2d(x, weights[f"{name}.conv.weight"], **stem)
+            x = torch.relu(group_norm(weights, f"{name}.norm", x if i == 0 else F.max_pool2d(x, 2)))
             continue
         y = F.conv2d(x, weights[f"{name}.conv1.weight"], padding=1)
         y = torch.relu(group_norm(weights, f"{name}.norm1", y))

@@ -327,6 +327,20 @@ def test_layers_equal_torch_when_weights_are_not_stacked():
         assert_same(gradient(ours(x).sin(), ours.parameters()), gradient(theirs(x).sin(), theirs.parameters()))
 
 
+@pytest.mark.parametrize("stacked", [False, True])
+def test_group_norm_of_bfloat16_is_that_of_float32_rounded_once(stacked):
+    torch.manual_seed(7)
+    x = (3 + torch.randn(2, 4, 8, 5, 5)).bfloat16()
+    weight, bias = torch.randn(2, 2, 8).unbind(0)
+    norm = mk.nn.GroupNorm(2, 8)
+    each = [torch.nn.functional.group_norm(x[t].float(), 2, weight[t], bias[t], norm.eps) for t in range(2)]
+    if stacked:
+        ours = mk.inner.run(norm, {"weight": weight, "bias": bias}, x)
+    else:
+        ours = torch.stack([mk.inner.run(norm, {"weight": weight[t], "bias": bias[t]}, x[t]) for t in range(2)])
+    torch.testing.assert_close(ours, torch.stack(each).bfloat16(), rtol=2**-7, atol=1e-5)
+
+
 @pytest.mark.parametrize("rows", [4, 2])
 @pytest.mark.parametrize("shape", [(9, 9), (8, 6), (2, 3)])
 def test_the_fused_block_is_exact_to_the_third_derivative(shape, rows):

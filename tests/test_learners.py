@@ -14,6 +14,9 @@ CLASSIFIERS = {
     "ridge": lambda f, **o: mk.Ridge(f, penalty=0.7, scale=3.0, **o),
     "matching": lambda f, **o: mk.Matching(f, scale=4.0, **o),
     "cosine prototypes": lambda f, **o: mk.ProtoNet(f, distance="cosine", **o),
+    "centred prototypes": lambda f, **o: mk.ProtoNet(f, distance="cosine", centred=True, **o),
+    "refined prototypes": lambda f, **o: mk.ProtoNet(f, refine=2, **o),
+    "centred, refined": lambda f, **o: mk.ProtoNet(f, distance="cosine", centred=True, refine=1, **o),
 }
 
 
@@ -42,12 +45,28 @@ def matching_scores(learner, support, labels, query):
     return torch.stack(rows)
 
 
-def cosine_scores(learner, support, labels, query):
+def prototype_scores(learner, support, labels, query):
+    """Class by class and row by row; of the rounds of soft k-means, those that the protocol allows."""
     centres = [support[labels == n].mean(0) for n in range(3)]
-    return torch.stack([torch.stack([learner.log_scale.exp() * cosine(q, c) for c in centres]) for q in query])
+    scores = against(learner, query, centres)
+    for _ in range(learner.refine if learner.protocol == "transductive" else 0):
+        shares = scores.exp() / scores.exp().sum(1, keepdim=True)
+        for n in range(3):
+            rows, weights = [*support[labels == n], *query], [1.0] * int((labels == n).sum()) + list(shares[:, n])
+            centres[n] = sum(w * row for w, row in zip(weights, rows, strict=True)) / sum(weights)
+        scores = against(learner, query, centres)
+    return scores
 
 
-SLOW = {"ridge": ridge_scores, "matching": matching_scores, "cosine prototypes": cosine_scores}
+def against(learner, query, centres):
+    middle = sum(centres) / 3 if learner.centred else 0 * centres[0]
+    if learner.distance == "euclidean":
+        return torch.stack([torch.stack([-(q - c).square().sum() for c in centres]) for q in query])
+    scale = learner.log_scale.exp()
+    return torch.stack([torch.stack([scale * cosine(q - middle, c - middle) for c in centres]) for q in query])
+
+
+SLOW = dict.fromkeys(CLASSIFIERS, prototype_scores) | {"ridge": ridge_scores, "matching": matching_scores}
 
 
 def slow_losses(name, learner, weights, batch, protocol):
@@ -166,11 +185,41 @@ def test_what_does_not_adapt_learns_in_the_same_outer_loop(make):
     assert sum(history.loss[-10:]) < sum(history.loss[:10])
 
 
+def test_soft_k_means_moves_a_prototype_to_where_the_rows_are():
+    """The support row of class 0 lies at 4, its cluster around 1. The row at 7 is nearer to 4, yet of the other one."""
+    embedding = mk.models.MLP(1, [], 1)
+    torch.nn.init.ones_(embedding.head.weight), torch.nn.init.zeros_(embedding.head.bias)
+    rows, labels = torch.tensor([0.0, 1.0, 2.0, 7.0, 10.0, 11.0, 12.0]), torch.tensor([0, 0, 0, 1, 1, 1, 1])
+    batch = mk.TaskBatch(torch.tensor([[[4.0], [11.0]]]), torch.tensor([[0, 1]]), rows[None, :, None], labels[None])
+    for refine, right in ((0, 6), (3, 7)):
+        (scores,) = mk.ProtoNet(embedding, refine=refine).outputs(batch)
+        assert int((scores.argmax(-1) == labels).sum()) == right
+
+
+def test_refined_answers_are_named_transductive_and_predict_leaves_the_rounds_out():
+    tasks = mk.tasks.Episodes((torch.rand(24, 4), torch.arange(24) % 4), 3, 1, 4)
+    plain_one = mk.ProtoNet(mk.models.MLP(4, [], 4))
+    refined = mk.ProtoNet(mk.models.MLP(4, [], 4), refine=2)
+    refined.load_state_dict(plain_one.state_dict())
+    batch = tasks.sample(5, seed=0)
+    assert torch.equal(refined.predict(*batch.tensors[:3]), plain_one.predict(*batch.tensors[:3]))
+    for protocol in mk.learners.PROTOCOLS:
+        assert mk.evaluate(refined, tasks, n_tasks=5, protocol=protocol).protocol == protocol
+        assert mk.evaluate(plain_one, tasks, n_tasks=5, protocol=protocol).protocol == "inductive"
+    assert not torch.equal(next(refined.outputs(batch)), next(plain_one.outputs(batch)))
+
+
 REAL = mk.TaskBatch(*(torch.zeros(1, 3, 2) for _ in range(4)))
 WRONG = {
     "no penalty": (lambda: mk.Ridge(mk.models.MLP(2, [], 2), penalty=0), "penalty must be a finite number above 0"),
     "a negative scale": (lambda: mk.Matching(mk.models.MLP(2, [], 2), scale=-1.0), "scale must be .* got -1.0"),
     "another distance": (lambda: mk.ProtoNet(mk.models.MLP(2, [], 2), distance="l1"), "euclidean, cosine, got 'l1'"),
+    "a centre for distances": (
+        lambda: mk.ProtoNet(mk.models.MLP(2, [], 2), centred=True),
+        'centred goes with distance="cosine"',
+    ),
+    "less than no round": (lambda: mk.ProtoNet(mk.models.MLP(2, [], 2), refine=-1), "refine must be a whole number"),
+    "half a round": (lambda: mk.ProtoNet(mk.models.MLP(2, [], 2), refine=0.5), "0 or more, got 0.5"),
     "attention to numbers": (lambda: mk.Matching(mk.models.MLP(2, [], 2))(REAL), "targets must be class numbers"),
     "a neighbour that trains": (
         lambda: mk.fit(mk.NearestNeighbour(), mk.tasks.Sinusoids(), steps=1),

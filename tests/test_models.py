@@ -44,6 +44,19 @@ def test_views_are_the_mean_of_what_is_seen_of_changed_pictures():
     torch.testing.assert_close(Views(Pixels(), turn=90, stretch=0, shear=0)(x), expected, rtol=1e-4, atol=1e-5)
 
 
+def test_a_second_round_bends_twice_as_far():
+    """Half a turn is twice a quarter; all of thirteen views count alike."""
+    x = pictures()
+    seen = [x, x.rot90(1, (2, 3)), x.rot90(-1, (2, 3)), *[x] * 4, x.rot90(2, (2, 3)), x.rot90(2, (2, 3)), *[x] * 4]
+    expected = sum(F.normalize(v.flatten(1), dim=-1) for v in seen) / 13
+    views = Views(Pixels(), turn=90, stretch=0, shear=0, rounds=2)
+    torch.testing.assert_close(views(x), expected, rtol=1e-4, atol=1e-5)
+    _, shown = views_of_a_post(stretch=0.25, shear=0.1, rounds=2)
+    for once in (2, 4):
+        _, far = views_of_a_post(stretch=0.5, shear=0.2)
+        torch.testing.assert_close(shown[6 + once], far[once])
+
+
 class Seen(nn.Module):
     """Keeps the pictures that it is shown."""
 
@@ -61,7 +74,7 @@ def views_of_a_post(**strengths):
     x, seen = torch.zeros(1, 1, 64, 64), Seen()
     x[..., 24:40, 26:38] = 1.0
     Views(seen, **({"turn": 0, "stretch": 0, "shear": 0} | strengths))(x)
-    assert len(seen.shown) == 7 and torch.equal(seen.shown[0], x)
+    assert len(seen.shown) == 1 + 6 * strengths.get("rounds", 1) and torch.equal(seen.shown[0], x)
     return x, seen.shown[1:]
 
 
@@ -133,6 +146,7 @@ def test_whitening_of_many_rows_is_that_of_all_at_once(monkeypatch):
         (lambda: ResNet(channels=0), "channels must be a positive integer, got 0"),
         (lambda: Views(Pixels(), turn=-1), "turn must be a finite number, 0 or more, got -1"),
         (lambda: Views(Pixels(), shear=math.nan), "shear must be a finite number"),
+        (lambda: Views(Pixels(), rounds=0), "rounds must be a positive integer, got 0"),
         (lambda: Whitened(Pixels(), 0), "features must be a positive integer, got 0"),
         (lambda: Whitened(Pixels(), 3, shrink=0), "shrink must be a finite number above 0, got 0"),
         (lambda: Whitened(Pixels(), 4).estimate(torch.zeros(3, 1, 2, 2), torch.zeros(2)), "got 3 and 2"),

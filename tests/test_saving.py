@@ -22,7 +22,7 @@ def small_resnet():
 
 
 def whitened_views():
-    views = mk.models.Views(small_resnet(), turn=5.0, shear=0.1)
+    views = mk.models.Views(small_resnet(), turn=5.0, shear=0.1, rounds=2)
     rows = torch.rand(12, 1, 8, 8, generator=torch.Generator().manual_seed(2))
     return mk.models.Whitened(views, 32, shrink=2.0).estimate(rows, torch.arange(12) % 4)
 
@@ -47,6 +47,7 @@ LEARNERS = {
     "prototypes": lambda: mk.ProtoNet(images()),
     "cosine prototypes": lambda: mk.ProtoNet(images(), distance="cosine", protocol="inductive"),
     "residual prototypes": lambda: mk.ProtoNet(small_resnet()),
+    "refined prototypes": lambda: mk.ProtoNet(images(), distance="cosine", centred=True, refine=2),
     "whitened views": lambda: mk.ProtoNet(whitened_views(), distance="cosine"),
     "matching": lambda: mk.Matching(images(), scale=3.0, learn_scale=False),
     "ridge": lambda: mk.Ridge(images(), penalty=0.5, scale=2.0),

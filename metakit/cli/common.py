@@ -63,9 +63,9 @@ def glyphs(alphabets: int, size: int, *, seed: int) -> tuple[mk.tasks.LabelledDa
 
 
 def print_accuracy(learner: Any, tasks: mk.tasks.Episodes, n_tasks: int, what: str, steps: int | None = None) -> None:
-    """The accuracy under either protocol; only the inductive one where there is no batch norm to tell them apart."""
+    """The accuracy under either protocol; only the inductive one where both are the same."""
     lines = [f"{tasks.ways}-way {tasks.shots}-shot, {what}, {n_tasks} tasks", "protocol       accuracy   95% interval"]
-    protocols = mk.learners.PROTOCOLS if mk.learners.uses_batch_norm(learner) else ("inductive",)
+    protocols = mk.learners.PROTOCOLS if mk.learners.answers_together(learner) else ("inductive",)
     for protocol in protocols:
         result = mk.evaluate(learner, tasks, n_tasks=n_tasks, steps=steps, protocol=protocol, progress=True)
         mean, (low, high) = result.mean()[-1], (end[-1] for end in result.interval())

@@ -10,12 +10,12 @@ from metakit.learners.baselines import NearestNeighbour
 from metakit.learners.closed_form import Ridge, ridge
 from metakit.learners.common import (
     PROTOCOLS,
+    answers_together,
     check_batch,
     check_losses,
     check_protocol,
     chunk_size,
     predict,
-    uses_batch_norm,
 )
 from metakit.learners.finetune import FineTune
 from metakit.learners.gradient import MAML, Reptile
@@ -32,11 +32,11 @@ __all__ = [
     "ProtoNet",
     "Reptile",
     "Ridge",
+    "answers_together",
     "check_batch",
     "check_losses",
     "check_protocol",
     "chunk_size",
     "predict",
     "ridge",
-    "uses_batch_norm",
 ]

@@ -34,7 +34,8 @@ def predict(
 
     Arguments:
         steps: inner steps, the learner's own number when left out.
-        protocol: ``"inductive"`` answers each query row by itself, ``"transductive"`` lets batch norm see them all.
+        protocol: ``"inductive"`` answers each query row by itself, ``"transductive"`` lets batch norm, and
+            ``ProtoNet(refine=)``, see them all.
 
     Raises:
         ValueError: if shapes, dtypes or values are not those of a task.
@@ -60,8 +61,13 @@ def chunk_size(*inputs: Tensor) -> int | None:
     return None if inputs[0].is_cuda else max(1, 32_768 // sum(x[0].numel() for x in inputs))
 
 
+def answers_together(learner: nn.Module) -> bool:
+    """Whether an answer can depend on the other query rows, so that the protocol matters."""
+    return uses_batch_norm(learner) or getattr(learner, "refine", 0) > 0
+
+
 def uses_batch_norm(module: nn.Module) -> bool:
-    """Whether an answer can depend on the other query rows."""
+    """Whether any layer normalises rows together."""
     return any(isinstance(layer, BatchNorm2d | _BatchNorm) for layer in module.modules())
 
 
@@ -93,9 +99,13 @@ def by_protocol(
 def embedded(embedding: nn.Module, batch: TaskBatch, protocol: str) -> tuple[Tensor, Tensor]:
     """The support and query rows as vectors, ``[T, S, D]`` and ``[T, Q, D]``, of the rows' own precision."""
     check_batch(embedding, batch)
-    support, query = by_protocol(embedding, embedding, batch, protocol)
-    if support is None:
-        support = embedding(batch.support_x)
+    if uses_batch_norm(embedding):
+        support, query = by_protocol(embedding, embedding, batch, protocol)
+        support = embedding(batch.support_x) if support is None else support
+    else:  # no row depends on another: all of them at once
+        rows = batch.support_x.shape[1]
+        both = embedding(torch.cat([batch.support_x, batch.query_x], 1))
+        support, query = both[:, :rows], both[:, rows:]
     return support.to(batch.support_x.dtype), query.to(batch.query_x.dtype)
 
 

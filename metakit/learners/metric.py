@@ -22,16 +22,24 @@ class ProtoNet(nn.Module):
 
         c_n = mean of f(x) over support rows of class n,    score_n(q) = -|f(q) - c_n|^2
 
-    With ``distance="cosine"`` the score is ``s cos(f(q), c_n)``, with a learned s that starts at 10.
+    With ``distance="cosine"`` the score is ``s cos(f(q), c_n)``, with a learned s that starts at 10. ``centred`` takes
+    the mean prototype of the task off both sides first. ``refine`` goes on from there by soft k-means, with the K
+    support rows of a class and the query rows in the shares that the scores give them:
+
+        p_qn = softmax_n(score_n(q)),    c_n <- (K c_n + sum_q p_qn f(q)) / (K + sum_q p_qn),    c_n the first one
 
     Arguments:
         embedding: the network f, whose outputs are compared; nothing of it adapts.
         distance: ``"euclidean"`` (squared, as in the paper) or ``"cosine"``.
+        centred: with ``"cosine"``, directions are seen from the mean prototype, not from the origin.
+        refine: rounds of soft k-means. They let query rows answer together, so they are left out when the protocol is
+            inductive, as it always is in ``predict``.
         loss: ``(scores, targets) -> [T]``; cross-entropy when left out.
-        protocol: how batch norm treats the query set in training, as in ``MAML``.
+        protocol: how batch norm treats the query set in training, as in ``MAML``, and whether the rounds are made.
 
     Raises:
-        ValueError: if the targets are not class numbers, a class has no support row, or an option is unknown.
+        ValueError: if the targets are not class numbers, a class has no support row, or an option is unknown or out of
+            its range.
 
     Example:
         >>> from metakit.models import MLP
@@ -40,7 +48,7 @@ class ProtoNet(nn.Module):
         torch.Size([4])
 
     Source: Snell, Swersky and Zemel 2017, equations (1) and (2); cosine with a learned scale, Gidaris and Komodakis
-    2018, section 3.2.
+    2018, section 3.2; soft k-means, Ren et al. 2018, section 3.1.1, there with unlabelled rows beside the query.
     """
 
     optimizer, lr = torch.optim.Adam, 1e-3
@@ -51,6 +59,8 @@ class ProtoNet(nn.Module):
         embedding: nn.Module,
         *,
         distance: str = "euclidean",
+        centred: bool = False,
+        refine: int = 0,
         loss: Loss | None = None,
         protocol: str = "transductive",
     ) -> None:
@@ -58,7 +68,11 @@ class ProtoNet(nn.Module):
         check_model(embedding)
         if distance not in _DISTANCES:
             raise ValueError(f"distance must be one of {', '.join(_DISTANCES)}, got {distance!r}.")
-        self.embedding, self.distance = embedding, distance
+        if centred and distance != "cosine":
+            raise ValueError(f'centred goes with distance="cosine": the {distance} one is the same from anywhere.')
+        if not isinstance(refine, int) or isinstance(refine, bool) or refine < 0:
+            raise ValueError(f"refine must be a whole number of rounds, 0 or more, got {refine!r}. 3 are enough.")
+        self.embedding, self.distance, self.centred, self.refine = embedding, distance, centred, refine
         self.loss, self.protocol = loss or task_loss, check_protocol(protocol)
         self.log_scale = nn.Parameter(_like(embedding, math.log(10))) if distance == "cosine" else None
 
@@ -68,15 +82,24 @@ class ProtoNet(nn.Module):
 
     def outputs(self, batch: TaskBatch, steps: int | None = None, protocol: str | None = None) -> Iterator[Tensor]:
         """Yield the scores of the query rows once, ``[T, Q, N]``: there are no inner steps."""
-        support, query = embedded(self.embedding, batch, protocol or self.protocol)
+        protocol = protocol or self.protocol
+        support, query = embedded(self.embedding, batch, protocol)
         with in_full(support):
             members = one_hot(batch, support.dtype).mT  # [T, N, S]
-            prototypes = members @ support / members.sum(-1, keepdim=True)
-            if self.log_scale is None:
-                scores = -_squared_distances(query, prototypes)
-            else:
-                scores = self.log_scale.exp() * _cosines(query, prototypes)
+            sums, counts = members @ support, members.sum(-1, keepdim=True)
+            scores = self._scores(query, sums / counts)
+            for _ in range(self.refine if protocol == "transductive" else 0):
+                shares = scores.softmax(-1).mT  # [T, N, Q]
+                scores = self._scores(query, (sums + shares @ query) / (counts + shares.sum(-1, keepdim=True)))
         yield scores
+
+    def _scores(self, query: Tensor, prototypes: Tensor) -> Tensor:
+        if self.log_scale is None:
+            return -_squared_distances(query, prototypes)
+        if self.centred:
+            middle = prototypes.mean(1, keepdim=True)
+            query, prototypes = query - middle, prototypes - middle
+        return self.log_scale.exp() * _cosines(query, prototypes)
 
     def predict(self, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
         """Scores of the query rows, each by itself (inductive); see ``predict``."""
