@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import dataclasses
 import math
 import pathlib
@@ -171,7 +172,8 @@ def known(learner: mk.ProtoNet, data: mk.tasks.LabelledData) -> tuple[mk.ProtoNe
     Only for an embedding in which no row depends on another.
     """
     numbers = torch.arange(len(data.rows), dtype=torch.float32).view(len(data), -1, 1)
-    lookup = mk.ProtoNet(Known(learner.embedding, data.rows), **HEAD)
+    lookup = copy.deepcopy(learner)
+    lookup.embedding = Known(learner.embedding, data.rows)
     return lookup, mk.tasks.LabelledData(numbers, alphabet=data.alphabet)
 
 
