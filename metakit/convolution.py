@@ -1,6 +1,11 @@
-"""Convolution with a kernel per task: three maps, each linear in either argument, closed under differentiation."""
+"""Convolution with a kernel per task: three maps, each linear in either argument, closed under differentiation.
+
+And convolution, ReLU and 2x2 max pooling as one function of the kernels, closed likewise.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -12,9 +17,7 @@ def convolve(x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
 
     Under ``torch.autocast`` both are cast first, as torch does with its own convolution.
     """
-    if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
-        dtype = torch.get_autocast_dtype(x.device.type)
-        x, weight = x.to(dtype), weight.to(dtype)
+    x, weight = _for_autocast(x), _for_autocast(weight)
     if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
         return _Convolve.apply(x, weight, stride, padding)
     return _convolve(x, weight, stride, padding)
@@ -43,7 +46,7 @@ class _ConvolveData(torch.autograd.Function):
     def forward(ctx, grad, weight, shape, stride, padding):
         ctx.stride, ctx.padding = stride, padding
         ctx.save_for_backward(grad, weight)
-        return _convolve_backward(grad, grad.new_empty(()).expand(shape), weight, stride, padding, data=True)
+        return data_gradient(grad, weight, shape, stride, padding)
 
     @staticmethod
     def backward(ctx, v):
@@ -61,7 +64,7 @@ class _ConvolveWeight(torch.autograd.Function):
     def forward(ctx, grad, x, shape, stride, padding):
         ctx.stride, ctx.padding = stride, padding
         ctx.save_for_backward(grad, x)
-        return _convolve_backward(grad, x, grad.new_empty(()).expand(shape), stride, padding, data=False)
+        return weight_gradient(grad, x, shape, stride, padding)
 
     @staticmethod
     def backward(ctx, v):
@@ -72,18 +75,124 @@ class _ConvolveWeight(torch.autograd.Function):
         return to_grad, to_x, None, None, None
 
 
-def _convolve(x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
-    y = F.conv2d(to_groups(x), weight.flatten(0, 1), stride=stride, padding=padding, groups=len(x))
+def convolve_relu_pool(x: Tensor, weight: Tensor, bias: Tensor, padding: int) -> Tensor:
+    """``max over 2x2 patches of relu(convolve(x, weight, 1, padding) + bias)``, of data that need no gradient.
+
+    What lies between, four times as large, is not kept: the gradient asks only which pixels won.
+
+    Shapes: ``x [T, N, C, H, W]``, ``weight [T, O, C, k, k]``, ``bias [T, O]`` to ``[T, N, O, H' // 2, W' // 2]``.
+    """
+    return _ConvolveReluPool.apply(*map(_for_autocast, (x, weight, bias)), padding)[0]
+
+
+class _ConvolveReluPool(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, weight, bias, padding):
+        largest, index = F.max_pool2d(to_groups(_convolve(x, weight, 1, padding, bias)), 2, return_indices=True)
+        y, ctx.shape, ctx.padding = from_groups(largest.relu_(), len(x)), weight.shape, padding
+        ctx.mark_non_differentiable(index)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(x, y, index)
+        return y, index
+
+    @staticmethod
+    def backward(ctx, grad, _):
+        if grad is None:
+            return None, None, None, None
+        to_weight, to_bias = _ConvolveReluPoolBackward.apply(grad, *ctx.saved_tensors, ctx.shape, ctx.padding)
+        return None, to_weight, to_bias, None
+
+
+class _ConvolveReluPoolBackward(torch.autograd.Function):
+    """The gradient with respect to kernels and bias, linear in ``grad``: only winners above zero have any."""
+
+    @staticmethod
+    def forward(ctx, grad, x, y, index, shape, padding):
+        ctx.padding = padding
+        ctx.save_for_backward(x, y, index)
+        sides = [side + 2 * padding - k + 1 for side, k in zip(x.shape[-2:], shape[-2:], strict=True)]
+        values = torch.ops.aten.threshold_backward(grad, y, 0)
+        full = scatter(values, (*values.shape[:3], *sides), index)
+        return weight_gradient(full, x, shape, 1, padding), values.sum((1, 3, 4))
+
+    @staticmethod
+    def backward(ctx, v, b):
+        return _ConvolveAtWinners.apply(v, b, *ctx.saved_tensors, ctx.padding), None, None, None, None, None
+
+
+class _ConvolveAtWinners(torch.autograd.Function):
+    """A convolution at the pixels that won in another, zero where these are not above zero; linear in both kinds."""
+
+    @staticmethod
+    def forward(ctx, weight, bias, x, y, index, padding):
+        ctx.shape, ctx.padding = weight.shape, padding
+        ctx.save_for_backward(x, y, index)
+        return torch.ops.aten.threshold_backward(gather(_convolve(x, weight, 1, padding, bias), index), y, 0)
+
+    @staticmethod
+    def backward(ctx, grad):
+        to_weight, to_bias = _ConvolveReluPoolBackward.apply(grad, *ctx.saved_tensors, ctx.shape, ctx.padding)
+        return to_weight, to_bias, None, None, None, None
+
+
+def scatter(values: Tensor, shape: Sequence[int], index: Tensor) -> Tensor:
+    """Each winner's value back at its pixel, zero elsewhere: ``[T, N, C, H // 2, W // 2]`` to ``[T, N, C, H, W]``.
+
+    Its pixel in the picture is told by ``index [N, T C, H // 2, W // 2]``.
+    """
+    window = [2, 2], [2, 2], [0, 0], [1, 1], False
+    like = to_groups(_empty(shape, values))
+    full = torch.ops.aten.max_pool2d_with_indices_backward(to_groups(values), like, *window, index)
+    return from_groups(full, len(values))
+
+
+def gather(x: Tensor, index: Tensor) -> Tensor:
+    """The values at the winners' pixels: ``[T, N, C, H, W]`` to ``[T, N, C, H // 2, W // 2]``."""
+    pixels, places = to_groups(x).flatten(2), index.flatten(2)
+    # On a CPU the channel lies innermost, and stays there.
+    picked = pixels.gather(2, places) if x.is_cuda else pixels.mT.gather(1, places.mT).mT
+    return from_groups(picked.unflatten(2, index.shape[2:]), len(x))
+
+
+def _for_autocast(x: Tensor) -> Tensor:
+    if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
+        return x.to(torch.get_autocast_dtype(x.device.type))
+    return x
+
+
+def _convolve(x: Tensor, weight: Tensor, stride: int, padding: int, bias: Tensor | None = None) -> Tensor:
+    one = None if bias is None else bias.flatten()
+    y = F.conv2d(to_groups(x), weight.flatten(0, 1), one, stride=stride, padding=padding, groups=len(x))
     return from_groups(y, len(x))
 
 
-def _convolve_backward(grad: Tensor, x: Tensor, weight: Tensor, stride: int, padding: int, *, data: bool) -> Tensor:
-    """Gradient of a convolution for its data or its kernels; of the one not used only the shape is read."""
-    tasks, tail = len(grad), ([stride] * 2, [padding] * 2, [1, 1], False, [0, 0])
-    inputs, kernels = (x.transpose(0, 1).flatten(1, 2) if data else to_groups(x)), weight.flatten(0, 1)
-    mask = [data, not data, False]
-    both = torch.ops.aten.convolution_backward(to_groups(grad), inputs, kernels, None, *tail, tasks, mask)
-    return from_groups(both[0], tasks) if data else both[1].unflatten(0, (tasks, -1))
+def data_gradient(grad: Tensor, weight: Tensor, shape: Sequence[int], stride: int, padding: int) -> Tensor:
+    """Gradient of a convolution for its data, which had a shape."""
+    return from_groups(_backward(grad, _empty(shape, grad), weight, stride, padding, 0), len(grad))
+
+
+def weight_gradient(grad: Tensor, x: Tensor, shape: Sequence[int], stride: int, padding: int) -> Tensor:
+    """Gradient of a convolution for its kernels, which had a shape."""
+    weight = _unset((shape[0] * shape[1], *shape[2:]), grad)
+    return _backward(grad, x, weight.unflatten(0, shape[:2]), stride, padding, 1).unflatten(0, shape[:2])
+
+
+def _backward(grad: Tensor, x: Tensor, weight: Tensor, stride: int, padding: int, which: int) -> Tensor:
+    """Gradient for one of the two, of which only shape and layout are read."""
+    inputs, kernels, mask = to_groups(x), weight.flatten(0, 1), [which == 0, which == 1, False]
+    tail = ([stride] * 2, [padding] * 2, [1, 1], False, [0, 0], len(grad), mask)
+    return torch.ops.aten.convolution_backward(to_groups(grad), inputs, kernels, None, *tail)[which]
+
+
+def _empty(shape: Sequence[int], like: Tensor) -> Tensor:
+    """Unset numbers ``[T, N, C, H, W]``, in memory as ``to_groups`` wants them."""
+    tasks, rows, channels, *sides = shape
+    return from_groups(_unset((rows, tasks * channels, *sides), like), tasks)
+
+
+def _unset(shape: Sequence[int], like: Tensor) -> Tensor:
+    layout = torch.contiguous_format if like.is_cuda else torch.channels_last
+    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=layout)
 
 
 def to_groups(x: Tensor) -> Tensor:

@@ -15,7 +15,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metakit.convolution import convolve, from_groups, to_groups
+from metakit.convolution import (
+    convolve,
+    convolve_relu_pool,
+    from_groups,
+    gather,
+    scatter,
+    to_groups,
+    weight_gradient,
+)
 
 _statistics_rows: contextvars.ContextVar[int | None] = contextvars.ContextVar("statistics_rows", default=None)
 
@@ -160,8 +168,11 @@ class ConvBlock(nn.Module):
         self.norm = BatchNorm2d(width)
 
     def forward(self, x: Tensor) -> Tensor:
-        tasks = x if x.dim() == 5 else x[None]
-        y = norm_relu_pool(self.conv(tasks), self.norm.weight, self.norm.bias, self.norm.eps)
+        tasks, norm = x if x.dim() == 5 else x[None], self.norm
+        if _are_pictures(x):
+            y = convolve_norm_relu_pool(tasks, self.conv.weight, norm.weight, norm.bias, norm.eps)
+        else:
+            y = norm_relu_pool(self.conv(tasks), norm.weight, norm.bias, norm.eps)
         return y if x.dim() == 5 else y[0]
 
 
@@ -247,6 +258,43 @@ def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
     return (x - mean).square().mean((-4, -2, -1), keepdim=True), mean
 
 
+def _are_pictures(x: Tensor) -> bool:
+    """Whether these are numbers that need no gradient, of few enough channels that ``convolve_norm_relu_pool`` pays."""
+    return x.shape[-3] <= 3 and not x.requires_grad and not x.is_cuda
+
+
+def convolve_norm_relu_pool(x: Tensor, weight: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
+    """``norm_relu_pool`` of a convolution of pictures, whose pixels need no gradient, with a margin of one pixel.
+
+    A convolution's pixel is ``w . p``, w a kernel and p a patch of the picture. So its mean and variance follow from
+    those of the patches, and batch norm becomes another kernel, ``a w``, and a bias, before anything is convolved:
+
+        a = gamma / sqrt(w' <(p - <p>) p'> w + eps),    y = max over 2x2 patches of relu(a w . p + beta - a w . <p>)
+
+    with ``<.>`` the mean over the rows that the statistics come from.
+
+    Shapes: ``x [T, N, C, H, W]``, ``weight [O, C, 3, 3]`` or ``[T, O, C, 3, 3]`` to ``[T, N, O, H // 2, W // 2]``.
+    """
+    mean, covariance = _patch_moments(x[:, : _statistics_rows.get()].to(weight.dtype))
+    with in_full(x):
+        kernels = weight.flatten(-3)
+        variance = ((kernels @ covariance) * kernels).sum(-1).clamp(min=0)
+        scaled = gamma[..., None] * (variance + eps).rsqrt()[..., None] * kernels
+        bias = beta - (scaled @ mean).squeeze(-1)
+    return convolve_relu_pool(x, scaled.unflatten(-1, weight.shape[-3:]), bias, 1)
+
+
+def _patch_moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean ``[T, 9 C, 1]`` and covariance ``[T, 9 C, 9 C]`` of the 3x3 patches around each pixel, zero outside."""
+    channels = x.shape[2]
+    pick = torch.eye(9 * channels).to(x).view(-1, channels, 3, 3)
+    with torch.no_grad(), in_full(x):
+        patches = F.conv2d(to_groups(x.flatten(0, 1)[None]), pick, padding=1).unflatten(0, x.shape[:2])
+        mean = patches.mean((1, 3, 4), keepdim=True)
+        products = weight_gradient(patches - mean, x, (len(x), *pick.shape), 1, 1)
+    return mean.view(len(x), -1, 1), products.flatten(2) / _count(x, x.shape[1])
+
+
 # --- Batch norm, ReLU and 2x2 max pooling as one function, with its derivatives in closed form. ---
 
 
@@ -313,7 +361,7 @@ class _NormReluPool(torch.autograd.Function):
         m = _count(xhat, ctx.rows)
         dm = torch.zeros_like(y) if dy is None else torch.ops.aten.threshold_backward(dy, y, 0)
         to_z = dm * (gamma * sign) if dz is None else torch.addcmul(dz, dm, gamma * sign)
-        u, sum_u, sum_uxhat = _scatter(to_z, xhat, index), _sum(to_z), _sum(to_z * z)
+        u, sum_u, sum_uxhat = scatter(to_z, xhat.shape, index), _sum(to_z), _sum(to_z * z)
         if dxhat is not None:
             u, sum_u, sum_uxhat = u + dxhat, sum_u + _sum(dxhat), sum_uxhat + _sum(dxhat * xhat)
         along_xhat = sum_uxhat if dr is None else sum_uxhat + r * dr
@@ -336,7 +384,7 @@ class _NormReluPoolBackward(torch.autograd.Function):
         m = _count(xhat, rows)
         dm = torch.ops.aten.threshold_backward(dy, y, 0)
         dbeta, dscale, factor = _sum(dm), _sum(dm * z), r * (gamma * sign)
-        dx = _scatter(dm * factor, xhat, index)
+        dx = scatter(dm * factor, xhat.shape, index)
         dx[:, :rows].addcmul_(xhat[:, :rows], dscale * factor, value=-1 / m).sub_(dbeta * factor / m)
         return dx, sign * dscale, dbeta
 
@@ -348,7 +396,7 @@ class _NormReluPoolBackward(torch.autograd.Function):
         dm = torch.ops.aten.threshold_backward(dy, y, 0)
         seen = v[:, : ctx.rows]
         mean_v, mean_vxhat = _sum(seen) / m, _sum(seen * xhat[:, : ctx.rows]) / m
-        e = _gather(v, index, z) - torch.addcmul(mean_v, z, mean_vxhat)
+        e = gather(v, index) - torch.addcmul(mean_v, z, mean_vxhat)
         to_dm = torch.addcmul(torch.addcmul(b, z, a), e, factor)
         to_factor = _sum(dm * e)
         to_z = dm * (a - factor * mean_vxhat)
@@ -365,14 +413,3 @@ def _count(x: Tensor, rows: int) -> int:
 
 def _sum(x: Tensor) -> Tensor:
     return x.sum((1, 3, 4), keepdim=True)
-
-
-def _scatter(dz: Tensor, like: Tensor, index: Tensor) -> Tensor:
-    """Each winner's value back at its pixel, zero elsewhere: ``[T, N, C, H // 2, W // 2]`` to ``[T, N, C, H, W]``."""
-    window = [2, 2], [2, 2], [0, 0], [1, 1], False
-    full = torch.ops.aten.max_pool2d_with_indices_backward(to_groups(dz), to_groups(like), *window, index)
-    return from_groups(full, len(like))
-
-
-def _gather(v: Tensor, index: Tensor, like: Tensor) -> Tensor:
-    return from_groups(to_groups(v).flatten(2).gather(2, index.flatten(2)).view(index.shape), len(like))

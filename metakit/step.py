@@ -215,18 +215,19 @@ def _pull_back(
     order, a chunk of tasks at a time, and one vector-Jacobian product pulls what they say back to the start.
     """
     adapted = learner.adapt(batch)
-    loss, upstream = torch.zeros((), device=batch.device), []
+    loss, upstream = torch.zeros((), device=batch.device), [torch.zeros_like(w) for w in adapted.values()]
     direct: list[Tensor | None] = [None] * len(parameters)
     for start in range(0, len(batch), chunk):
         leaves = [w[start : start + chunk].detach().requires_grad_() for w in adapted.values()]
         piece = batch[start : start + chunk]
         value = learner.judge(dict(zip(adapted, leaves, strict=True)), piece).sum() / len(batch)
         grads = torch.autograd.grad(value, [*leaves, *parameters], allow_unused=True)
-        upstream.append([torch.zeros_like(w) if g is None else g for w, g in zip(leaves, grads, strict=False)])
+        for whole, grad in zip(upstream, grads, strict=False):
+            if grad is not None:
+                whole[start : start + chunk] = grad
         direct = [_plus(a, b) for a, b in zip(direct, grads[len(leaves) :], strict=True)]
         loss = loss + value.detach()
-    outer = [torch.cat(parts) for parts in zip(*upstream, strict=True)]
-    pulled = torch.autograd.grad(list(adapted.values()), parameters, outer, allow_unused=True)
+    pulled = torch.autograd.grad(list(adapted.values()), parameters, upstream, allow_unused=True)
     return loss, [_plus(a, b) for a, b in zip(direct, pulled, strict=True)]
 
 

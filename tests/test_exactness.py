@@ -344,17 +344,18 @@ def test_group_norm_of_bfloat16_is_that_of_float32_rounded_once(stacked):
     torch.testing.assert_close(ours, torch.stack(each).bfloat16(), rtol=2**-7, atol=1e-5)
 
 
+@pytest.mark.parametrize("pixels", [True, False], ids=["of pixels too", "of weights alone"])
 @pytest.mark.parametrize("rows", [4, 2])
 @pytest.mark.parametrize("shape", [(9, 9), (8, 6), (2, 3)])
-def test_the_fused_block_is_exact_to_the_third_derivative(shape, rows):
+def test_the_fused_block_is_exact_to_the_third_derivative(shape, rows, pixels):
     torch.manual_seed(8)
     block = mk.nn.ConvBlock(2, 3).double()
     with torch.no_grad():
         block.norm.weight.copy_(torch.tensor([1.0, -0.7, 0.3]))
         block.norm.bias.uniform_(-0.3, 0.3)
     weights = {f"b.{name}": p for name, p in block.named_parameters()}
-    x = torch.randn(4, 2, *shape, dtype=torch.float64, requires_grad=True)
-    inputs = [x, *weights.values()]
+    x = 0.5 + torch.randn(4, 2, *shape, dtype=torch.float64).requires_grad_(pixels)
+    inputs = [x, *weights.values()] if pixels else [*weights.values()]
 
     def output(*_):
         with mk.nn.statistics_from_first(rows):
@@ -370,6 +371,46 @@ def test_the_fused_block_is_exact_to_the_third_derivative(shape, rows):
         return torch.autograd.grad(y.sin().sum(), inputs)
 
     assert_same(third(output()), third(plain.block(weights, "b", x, rows)), 1e-9)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3])
+@pytest.mark.parametrize("stacked", [True, False])
+def test_the_block_of_pictures_is_the_block_of_anything(stacked, channels):
+    torch.manual_seed(10)
+    x = 0.5 + torch.randn(3, 5, channels, 7, 6)
+    x[0] = 0.5  # no ink: nothing varies but at the margin
+    tasks = (3,) if stacked else ()
+    weight, gamma, beta = torch.randn(*tasks, 4, channels, 3, 3), torch.randn(*tasks, 4), torch.randn(*tasks, 4)
+    inputs = [w.double().requires_grad_() for w in (weight, gamma, beta)]
+
+    def both(x):
+        convolved = convolve(x, inputs[0], 1, 1) if stacked else each(x, inputs[0])
+        general = mk.nn.norm_relu_pool(convolved, *inputs[1:], 1e-5)
+        return mk.nn.convolve_norm_relu_pool(x, *inputs, 1e-5), general
+
+    def each(x, weight):
+        return torch.nn.functional.conv2d(x.flatten(0, 1), weight, padding=1).unflatten(0, x.shape[:2])
+
+    ours, general = both(x.double())
+    torch.testing.assert_close(ours, general, rtol=1e-9, atol=1e-9)
+    first = [torch.autograd.grad(y.sin().sum(), inputs, create_graph=True) for y in (ours, general)]
+    assert_same(*first, 1e-9)
+    assert_same(*[torch.autograd.grad(sum(g.sin().sum() for g in grads), inputs) for grads in first], 1e-9)
+    single = mk.nn.convolve_norm_relu_pool(x, weight, gamma, beta, 1e-5)
+    torch.testing.assert_close(single.double(), ours, rtol=1e-4, atol=1e-4)
+
+
+def test_where_gamma_is_zero_the_block_of_pictures_has_the_gradient_that_torch_gives():
+    torch.manual_seed(11)
+    block = mk.nn.ConvBlock(1, 2).double()
+    weights = {f"b.{name}": p for name, p in block.named_parameters()}
+    with torch.no_grad():
+        block.norm.weight.zero_()
+        block.norm.bias.fill_(0.5)
+    x = torch.randn(3, 1, 6, 6, dtype=torch.float64)
+    ours, theirs = block(x), plain.block(weights, "b", x, 3)
+    assert_same(gradient(ours.sin(), block.parameters()), gradient(theirs.sin(), block.parameters()))
+    assert gradient(block(x), [block.norm.weight])[0].abs().min() > 1e-3
 
 
 def test_stacked_convolution_is_exact_to_the_second_derivative():
