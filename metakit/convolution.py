@@ -141,8 +141,7 @@ def scatter(values: Tensor, shape: Sequence[int], index: Tensor) -> Tensor:
     Its pixel in the picture is told by ``index [N, T C, H // 2, W // 2]``.
     """
     window = [2, 2], [2, 2], [0, 0], [1, 1], False
-    like = to_groups(_empty(shape, values))
-    full = torch.ops.aten.max_pool2d_with_indices_backward(to_groups(values), like, *window, index)
+    full = torch.ops.aten.max_pool2d_with_indices_backward(to_groups(values), _groups(shape, values), *window, index)
     return from_groups(full, len(values))
 
 
@@ -168,26 +167,25 @@ def _convolve(x: Tensor, weight: Tensor, stride: int, padding: int, bias: Tensor
 
 def data_gradient(grad: Tensor, weight: Tensor, shape: Sequence[int], stride: int, padding: int) -> Tensor:
     """Gradient of a convolution for its data, which had a shape."""
-    return from_groups(_backward(grad, _empty(shape, grad), weight, stride, padding, 0), len(grad))
+    return from_groups(_backward(grad, _groups(shape, grad), weight.flatten(0, 1), stride, padding, 0), len(grad))
 
 
 def weight_gradient(grad: Tensor, x: Tensor, shape: Sequence[int], stride: int, padding: int) -> Tensor:
     """Gradient of a convolution for its kernels, which had a shape."""
-    weight = _unset((shape[0] * shape[1], *shape[2:]), grad)
-    return _backward(grad, x, weight.unflatten(0, shape[:2]), stride, padding, 1).unflatten(0, shape[:2])
+    kernels = _unset((shape[0] * shape[1], *shape[2:]), grad)
+    return _backward(grad, to_groups(x), kernels, stride, padding, 1).unflatten(0, shape[:2])
 
 
-def _backward(grad: Tensor, x: Tensor, weight: Tensor, stride: int, padding: int, which: int) -> Tensor:
+def _backward(grad: Tensor, inputs: Tensor, kernels: Tensor, stride: int, padding: int, which: int) -> Tensor:
     """Gradient for one of the two, of which only shape and layout are read."""
-    inputs, kernels, mask = to_groups(x), weight.flatten(0, 1), [which == 0, which == 1, False]
-    tail = ([stride] * 2, [padding] * 2, [1, 1], False, [0, 0], len(grad), mask)
+    tail = ([stride] * 2, [padding] * 2, [1, 1], False, [0, 0], len(grad), [which == 0, which == 1, False])
     return torch.ops.aten.convolution_backward(to_groups(grad), inputs, kernels, None, *tail)[which]
 
 
-def _empty(shape: Sequence[int], like: Tensor) -> Tensor:
-    """Unset numbers ``[T, N, C, H, W]``, in memory as ``to_groups`` wants them."""
+def _groups(shape: Sequence[int], like: Tensor) -> Tensor:
+    """Unset numbers, what ``to_groups`` makes of a shape ``[T, N, C, H, W]``."""
     tasks, rows, channels, *sides = shape
-    return from_groups(_unset((rows, tasks * channels, *sides), like), tasks)
+    return _unset((rows, tasks * channels, *sides), like)
 
 
 def _unset(shape: Sequence[int], like: Tensor) -> Tensor:

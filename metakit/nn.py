@@ -259,7 +259,7 @@ def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _are_pictures(x: Tensor) -> bool:
-    """Whether these are numbers that need no gradient, of few enough channels that ``convolve_norm_relu_pool`` pays."""
+    """Whether ``convolve_norm_relu_pool`` can be asked, and pays: few channels, no gradient, a CPU."""
     return x.shape[-3] <= 3 and not x.requires_grad and not x.is_cuda
 
 
