@@ -1,4 +1,4 @@
-"""Convolution with a kernel per task: three maps, each linear in either argument, closed under differentiation.
+"""Convolution with a kernel per task and its gradients: two maps, closed under differentiation.
 
 And convolution, ReLU and 2x2 max pooling as one function of the kernels, closed likewise.
 """
@@ -32,47 +32,43 @@ class _Convolve(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad):
-        x, weight = ctx.saved_tensors
-        need_x, need_weight = ctx.needs_input_grad[:2]
-        grad_x = _ConvolveData.apply(grad, weight, x.shape, ctx.stride, ctx.padding) if need_x else None
-        grad_weight = _ConvolveWeight.apply(grad, x, weight.shape, ctx.stride, ctx.padding) if need_weight else None
-        return grad_x, grad_weight, None, None
+        wanted = ctx.needs_input_grad[:2]
+        return *_ConvolveBackward.apply(grad, *ctx.saved_tensors, ctx.stride, ctx.padding, wanted), None, None
 
 
-class _ConvolveData(torch.autograd.Function):
-    """The gradient with respect to the data, itself linear in ``grad`` and in ``weight``."""
+class _ConvolveBackward(torch.autograd.Function):
+    """The gradients for data and kernels, ``D(grad, w)`` and ``W(grad, x)``, each linear in both of its arguments.
+
+    With cotangents v and u of the two, what is to be differentiated is ``<grad, convolve(v, w) + convolve(x, u)>``: one
+    convolution of both side by side, and the same two gradients, with v for x and u for w.
+    """
 
     @staticmethod
-    def forward(ctx, grad, weight, shape, stride, padding):
+    def forward(ctx, grad, x, weight, stride, padding, wanted):
         ctx.stride, ctx.padding = stride, padding
-        ctx.save_for_backward(grad, weight)
-        return data_gradient(grad, weight, shape, stride, padding)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(grad, x, weight)
+        to_x, to_weight = _backward(grad, to_groups(x), weight.flatten(0, 1), stride, padding, wanted)
+        return (
+            from_groups(to_x, len(x)) if wanted[0] else None,
+            to_weight.unflatten(0, weight.shape[:2]) if wanted[1] else None,
+        )
 
     @staticmethod
-    def backward(ctx, v):
-        grad, weight = ctx.saved_tensors
-        need_grad, need_weight = ctx.needs_input_grad[:2]
-        to_grad = _Convolve.apply(v, weight, ctx.stride, ctx.padding) if need_grad else None
-        to_weight = _ConvolveWeight.apply(grad, v, weight.shape, ctx.stride, ctx.padding) if need_weight else None
-        return to_grad, to_weight, None, None, None
-
-
-class _ConvolveWeight(torch.autograd.Function):
-    """The gradient with respect to the kernels, itself linear in ``grad`` and in ``x``."""
-
-    @staticmethod
-    def forward(ctx, grad, x, shape, stride, padding):
-        ctx.stride, ctx.padding = stride, padding
-        ctx.save_for_backward(grad, x)
-        return weight_gradient(grad, x, shape, stride, padding)
-
-    @staticmethod
-    def backward(ctx, v):
-        grad, x = ctx.saved_tensors
-        need_grad, need_x = ctx.needs_input_grad[:2]
-        to_grad = _Convolve.apply(x, v, ctx.stride, ctx.padding) if need_grad else None
-        to_x = _ConvolveData.apply(grad, v, x.shape, ctx.stride, ctx.padding) if need_x else None
-        return to_grad, to_x, None, None, None
+    def backward(ctx, v, u):
+        grad, x, weight = ctx.saved_tensors
+        need_grad, need_x, need_weight = ctx.needs_input_grad[:3]
+        to_grad = to_x = to_weight = None
+        pairs = [pair for pair in ((v, weight), (x, u)) if pair[0] is not None and pair[1] is not None]
+        if pairs and need_grad:
+            data, kernels = zip(*pairs, strict=True)
+            sides = _side_by_side(data, (0, 2)), _side_by_side(kernels, (2,))
+            to_grad = _Convolve.apply(*sides, ctx.stride, ctx.padding)
+        wanted = need_x and u is not None, need_weight and v is not None
+        if any(wanted):
+            like = x if v is None else v, weight if u is None else u
+            to_x, to_weight = _ConvolveBackward.apply(grad, *like, ctx.stride, ctx.padding, wanted)
+        return to_grad, to_x, to_weight, None, None, None
 
 
 def convolve_relu_pool(x: Tensor, weight: Tensor, bias: Tensor, padding: int) -> Tensor:
@@ -165,21 +161,28 @@ def _convolve(x: Tensor, weight: Tensor, stride: int, padding: int, bias: Tensor
     return from_groups(y, len(x))
 
 
-def data_gradient(grad: Tensor, weight: Tensor, shape: Sequence[int], stride: int, padding: int) -> Tensor:
-    """Gradient of a convolution for its data, which had a shape."""
-    return from_groups(_backward(grad, _groups(shape, grad), weight.flatten(0, 1), stride, padding, 0), len(grad))
-
-
 def weight_gradient(grad: Tensor, x: Tensor, shape: Sequence[int], stride: int, padding: int) -> Tensor:
     """Gradient of a convolution for its kernels, which had a shape."""
-    kernels = _unset((shape[0] * shape[1], *shape[2:]), grad)
-    return _backward(grad, to_groups(x), kernels, stride, padding, 1).unflatten(0, shape[:2])
+    unread = _unset((shape[0] * shape[1], *shape[2:]), grad)
+    return _backward(grad, to_groups(x), unread, stride, padding, (False, True))[1].unflatten(0, shape[:2])
 
 
-def _backward(grad: Tensor, inputs: Tensor, kernels: Tensor, stride: int, padding: int, which: int) -> Tensor:
-    """Gradient for one of the two, of which only shape and layout are read."""
-    tail = ([stride] * 2, [padding] * 2, [1, 1], False, [0, 0], len(grad), [which == 0, which == 1, False])
-    return torch.ops.aten.convolution_backward(to_groups(grad), inputs, kernels, None, *tail)[which]
+def _backward(
+    grad: Tensor, x: Tensor, weight: Tensor, stride: int, padding: int, wanted: Sequence[bool]
+) -> tuple[Tensor, Tensor]:
+    """The gradients for data and kernels that are wanted; of the one that is not, the other is read as a shape."""
+    tail = ([stride] * 2, [padding] * 2, [1, 1], False, [0, 0], len(grad), [*wanted, False])
+    return torch.ops.aten.convolution_backward(to_groups(grad), x, weight, None, *tail)[:2]
+
+
+def _side_by_side(tensors: tuple[Tensor, ...], innermost: tuple[int, ...]) -> Tensor:
+    """One beside the other in their channels, dimension 2; on a CPU they lie innermost, with what else is told."""
+    if len(tensors) == 1:
+        return tensors[0]
+    if tensors[0].is_cuda:
+        return torch.cat(tensors, 2)
+    last = tuple(range(-len(innermost), 0))
+    return torch.cat([each.movedim(innermost, last) for each in tensors], -1).movedim(last, innermost)
 
 
 def _groups(shape: Sequence[int], like: Tensor) -> Tensor:

@@ -51,7 +51,7 @@ class SGD(nn.Module):
         return None
 
     def step(self, weights: Weights, grads: Weights, state: None, k: int) -> tuple[Weights, None]:
-        return {name: w.sub(grads[name], alpha=self.lr) for name, w in weights.items()}, None
+        return {name: w.add(grads[name], alpha=-self.lr) for name, w in weights.items()}, None
 
     def extra_repr(self) -> str:
         return f"lr={self.lr}"

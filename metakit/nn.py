@@ -22,7 +22,6 @@ from metakit.convolution import (
     gather,
     scatter,
     to_groups,
-    weight_gradient,
 )
 
 _statistics_rows: contextvars.ContextVar[int | None] = contextvars.ContextVar("statistics_rows", default=None)
@@ -286,13 +285,14 @@ def convolve_norm_relu_pool(x: Tensor, weight: Tensor, gamma: Tensor, beta: Tens
 
 def _patch_moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean ``[T, 9 C, 1]`` and covariance ``[T, 9 C, 9 C]`` of the 3x3 patches around each pixel, zero outside."""
-    channels = x.shape[2]
-    pick = torch.eye(9 * channels).to(x).view(-1, channels, 3, 3)
+    tasks, rows, channels, height, width = x.shape
     with torch.no_grad(), in_full(x):
-        patches = F.conv2d(to_groups(x.flatten(0, 1)[None]), pick, padding=1).unflatten(0, x.shape[:2])
-        mean = patches.mean((1, 3, 4), keepdim=True)
-        products = weight_gradient(patches - mean, x, (len(x), *pick.shape), 1, 1)
-    return mean.view(len(x), -1, 1), products.flatten(2) / _count(x, x.shape[1])
+        windows = F.pad(x, (1, 1, 1, 1)).unfold(3, height, 1).unfold(4, width, 1)  # [T, N, C, 3, 3, H, W]
+        patches = windows.reshape(tasks, rows, 9 * channels, height * width)
+        mean = patches.mean((1, 3), keepdim=True)
+        deviations = (patches - mean).flatten(0, 1)
+        products = (deviations @ deviations.mT).unflatten(0, (tasks, rows)).sum(1)
+    return mean.view(tasks, -1, 1), products / (rows * height * width)
 
 
 # --- Batch norm, ReLU and 2x2 max pooling as one function, with its derivatives in closed form. ---

@@ -423,6 +423,20 @@ def test_stacked_convolution_is_exact_to_the_second_derivative():
         assert torch.autograd.gradgradcheck(lambda a, b, s=stride, p=padding: convolve(a, b, s, p), inputs)
 
 
+@pytest.mark.parametrize("wanted", [(0,), (1,), (0, 1)])
+def test_gradients_of_a_stacked_convolution_are_exact_to_their_second_derivative(wanted):
+    torch.manual_seed(10)
+    x = torch.randn(2, 2, 2, 3, 3, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(2, 1, 2, 3, 3, dtype=torch.float64, requires_grad=True)
+
+    def gradients(*inputs):
+        total = convolve(*inputs, 1, 1).sin().sum()
+        return torch.autograd.grad(total, [inputs[i] for i in wanted], create_graph=True)
+
+    assert torch.autograd.gradcheck(gradients, (x, weight))
+    assert torch.autograd.gradgradcheck(gradients, (x, weight))
+
+
 def test_weights_are_lent_to_every_place_of_a_tied_parameter_and_given_back():
     model = torch.nn.Sequential(mk.nn.Linear(3, 3), mk.nn.Linear(3, 3), mk.nn.Linear(3, 3)).double()
     model[2].weight = model[0].weight
