@@ -47,6 +47,7 @@ def section(rows: list[measure.Row], axis: str, network: str) -> str:
 def draw(record: dict[tuple[str, str], list[measure.Row]], path: pathlib.Path) -> None:
     """Time above, memory below, against K and T of each network."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator
 
     figure = Figure(figsize=(4 * len(record), 6.4), layout="constrained")
     axes = figure.subplots(2, len(record), squeeze=False, sharex="col")
@@ -62,7 +63,9 @@ def draw(record: dict[tuple[str, str], list[measure.Row]], path: pathlib.Path) -
         axes[1, column].set(xlabel={"K": "inner steps K", "T": "tasks T"}[axis], ylabel="peak MB above start")
         for ax in axes[:, column]:
             ax.set(xscale="log", yscale="log", xticks=sorted({r.problem[key] for r in rows}))
-            ax.xaxis.set_major_formatter("{x:.0f}")
+            ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            for side in (ax.xaxis, ax.yaxis):
+                side.set_major_formatter("{x:g}")
             ax.minorticks_off()
             ax.grid(alpha=0.3)
     axes[0, 0].legend()
