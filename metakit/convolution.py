@@ -136,8 +136,10 @@ def scatter(values: Tensor, shape: Sequence[int], index: Tensor) -> Tensor:
 
     Its pixel in the picture is told by ``index [N, T C, H // 2, W // 2]``.
     """
+    tasks, rows, channels, *sides = shape
+    unread = _unset((rows, tasks * channels, *sides), values)
     window = [2, 2], [2, 2], [0, 0], [1, 1], False
-    full = torch.ops.aten.max_pool2d_with_indices_backward(to_groups(values), _groups(shape, values), *window, index)
+    full = torch.ops.aten.max_pool2d_with_indices_backward(to_groups(values), unread, *window, index)
     return from_groups(full, len(values))
 
 
@@ -183,12 +185,6 @@ def _side_by_side(tensors: tuple[Tensor, ...], innermost: tuple[int, ...]) -> Te
         return torch.cat(tensors, 2)
     last = tuple(range(-len(innermost), 0))
     return torch.cat([each.movedim(innermost, last) for each in tensors], -1).movedim(last, innermost)
-
-
-def _groups(shape: Sequence[int], like: Tensor) -> Tensor:
-    """Unset numbers, what ``to_groups`` makes of a shape ``[T, N, C, H, W]``."""
-    tasks, rows, channels, *sides = shape
-    return _unset((rows, tasks * channels, *sides), like)
 
 
 def _unset(shape: Sequence[int], like: Tensor) -> Tensor:
