@@ -1,7 +1,7 @@
 """The same outer step by each contender: same weights, same batch, Adam, the loss read as a number.
 
-A contender is made by ``make(name, problem, device)`` and has ``step() -> loss``, a whole outer step: gradients
-cleared, meta-gradient, Adam's update, done when it returns. ``gradient()`` takes its first step and reads the
+A contender is made by ``make(name, problem, device)`` and has ``step() -> loss``, a whole outer step on its ``tasks``:
+gradients cleared, meta-gradient, Adam's update, done when it returns. ``gradient()`` takes its first step and reads the
 meta-gradient off Adam's first moment, ``m = (1 - beta1) g``: what is checked is what is timed.
 """
 
@@ -37,6 +37,7 @@ class Problem:
     steps: int = 1
     order: int = 2
     lr: float = 0.01
+    seed: int = 0
 
     def __str__(self) -> str:
         order = "second" if self.order == 2 else "first"
@@ -45,7 +46,7 @@ class Problem:
 
 def model(problem: Problem) -> nn.Module:
     """The network with its initial weights, the same in every process."""
-    torch.manual_seed(0)
+    torch.manual_seed(problem.seed)
     if problem.network == "mlp":
         return mk.models.MLP(1, [40, 40], 1)
     return mk.models.ConvNet(channels=1, size=28, width=64, blocks=4, outputs=WAYS)
@@ -72,7 +73,14 @@ class TorchContender:
 
     parameters: dict[str, nn.Parameter]
     optimizer: torch.optim.Optimizer
-    step: Callable[[], float]
+    outer_step: Callable[[mk.TaskBatch], float]
+    tasks: mk.TaskBatch
+
+    def step(self) -> float:
+        return self.outer_step(self.tasks)
+
+    def weights(self) -> dict[str, Tensor]:
+        return {name: p.detach() for name, p in self.parameters.items()}
 
     def gradient(self) -> Arrays:
         self.step()
@@ -87,8 +95,8 @@ def _metakit(problem: Problem, device: str, *, compile: bool = False) -> TorchCo
     rule = mk.SGD(lr=problem.lr)
     learner = mk.MAML(model(problem), rule=rule, steps=problem.steps, order=problem.order).to(device)
     optimizer = torch.optim.Adam(learner.parameters(), lr=OUTER_LR, fused=True)
-    outer_step, tasks = OuterStep(learner, optimizer, compile=compile), batch(problem).to(device)
-    return TorchContender(dict(learner.model.named_parameters()), optimizer, lambda: outer_step(tasks))
+    outer_step = OuterStep(learner, optimizer, compile=compile)
+    return TorchContender(dict(learner.model.named_parameters()), optimizer, outer_step, batch(problem).to(device))
 
 
 def _metakit_compiled(problem: Problem, device: str) -> TorchContender:
@@ -121,17 +129,17 @@ def _loss(outputs: Tensor, targets: Tensor) -> Tensor:
     return F.mse_loss(outputs, targets) if targets.is_floating_point() else F.cross_entropy(outputs, targets)
 
 
-def _contender(net: nn.Module, meta_backward: Callable[[], float]) -> TorchContender:
+def around(net: nn.Module, tasks: mk.TaskBatch, meta_backward: Callable[[mk.TaskBatch], float]) -> TorchContender:
     """The outer step around ``meta_backward``, which adds the meta-gradient to ``.grad`` and returns the mean loss."""
     optimizer = torch.optim.Adam(net.parameters(), lr=OUTER_LR, fused=True)
 
-    def step() -> float:
+    def outer_step(tasks: mk.TaskBatch) -> float:
         optimizer.zero_grad(set_to_none=True)
-        loss = meta_backward()
+        loss = meta_backward(tasks)
         optimizer.step()
         return loss
 
-    return TorchContender(dict(net.named_parameters()), optimizer, step)
+    return TorchContender(dict(net.named_parameters()), optimizer, outer_step, tasks)
 
 
 def _inner_steps(
@@ -147,7 +155,7 @@ def loop(problem: Problem, device: str, *, dtype: torch.dtype = torch.float32) -
     """Task by task with ``torch.autograd.grad`` and ``functional_call``; in float64 the reference of the check."""
     net, tasks, second = plain(problem).to(device, dtype), batch(problem).to(device, dtype), problem.order == 2
 
-    def meta_backward() -> float:
+    def meta_backward(tasks: mk.TaskBatch) -> float:
         total = 0.0
         for support_x, support_y, query_x, query_y in zip(*tasks.tensors, strict=True):
 
@@ -161,7 +169,7 @@ def loop(problem: Problem, device: str, *, dtype: torch.dtype = torch.float32) -
             total = total + loss.detach()
         return float(total)
 
-    return _contender(net, meta_backward)
+    return around(net, tasks, meta_backward)
 
 
 def _higher(problem: Problem, device: str) -> TorchContender:
@@ -170,7 +178,7 @@ def _higher(problem: Problem, device: str) -> TorchContender:
     net, tasks, second = plain(problem).to(device), batch(problem).to(device), problem.order == 2
     inner = torch.optim.SGD(net.parameters(), lr=problem.lr)
 
-    def meta_backward() -> float:
+    def meta_backward(tasks: mk.TaskBatch) -> float:
         total = 0.0
         for support_x, support_y, query_x, query_y in zip(*tasks.tensors, strict=True):
             options = {"copy_initial_weights": False, "track_higher_grads": second}
@@ -186,7 +194,7 @@ def _higher(problem: Problem, device: str) -> TorchContender:
                 total = total + loss.detach()
         return float(total)
 
-    return _contender(net, meta_backward)
+    return around(net, tasks, meta_backward)
 
 
 def _torchopt(problem: Problem, device: str) -> TorchContender:
@@ -197,7 +205,7 @@ def _torchopt(problem: Problem, device: str) -> TorchContender:
     net, tasks = plain(problem).to(device), batch(problem).to(device)
     inner = torchopt.MetaSGD(net, lr=problem.lr)
 
-    def meta_backward() -> float:
+    def meta_backward(tasks: mk.TaskBatch) -> float:
         total = 0.0
         weights, state = (torchopt.extract_state_dict(thing, by="reference") for thing in (net, inner))
         for support_x, support_y, query_x, query_y in zip(*tasks.tensors, strict=True):
@@ -210,7 +218,7 @@ def _torchopt(problem: Problem, device: str) -> TorchContender:
             total = total + loss.detach()
         return float(total)
 
-    return _contender(net, meta_backward)
+    return around(net, tasks, meta_backward)
 
 
 def _vmap(problem: Problem, device: str) -> TorchContender:
@@ -229,13 +237,13 @@ def _vmap(problem: Problem, device: str) -> TorchContender:
 
         return support_loss(_inner_steps(weights, problem, gradients), query_x, query_y)
 
-    def meta_backward() -> float:
+    def meta_backward(tasks: mk.TaskBatch) -> float:
         losses = torch.func.vmap(task_loss, in_dims=(None, 0, 0, 0, 0))(dict(net.named_parameters()), *tasks.tensors)
         loss = losses.mean()
         loss.backward()
         return float(loss.detach())
 
-    return _contender(net, meta_backward)
+    return around(net, tasks, meta_backward)
 
 
 # --- JAX: one jitted function from weights and Adam's state to the next ones. ---
@@ -249,9 +257,9 @@ class _Jax:
         place = jax.devices("gpu" if device.startswith("cuda") else "cpu")[0]
         put = lambda tree: jax.device_put(tree, place)  # noqa: E731
         network = _jax_mlp if problem.network == "mlp" else _jax_convnet
-        self.weights = put({name: p.detach().numpy() for name, p in model(problem).named_parameters()})
-        self.tasks = put(tuple(t.numpy() for t in batch(problem).tensors))
-        zeros = jax.tree.map(jnp.zeros_like, self.weights)
+        self._weights = put({name: p.detach().numpy() for name, p in model(problem).named_parameters()})
+        self.tasks = batch(problem).to(device)
+        zeros = jax.tree.map(jnp.zeros_like, self._weights)
         self.state = (zeros, jax.tree.map(jnp.copy, zeros), put(np.float32(0)))
 
         def loss(weights, x, y):
@@ -280,11 +288,29 @@ class _Jax:
             move = jax.tree.map(lambda m, s: rate * m / (jnp.sqrt(s) * root + EPS), first, second)
             return value, jax.tree.map(jnp.subtract, weights, move), (first, second, count)
 
-        self._ready, self._outer_step = jax.block_until_ready, jax.jit(outer_step, donate_argnums=(0, 1))
+        self._outer_step = jax.jit(outer_step, donate_argnums=(0, 1))
+
+    @property
+    def tasks(self) -> Any:
+        """The tasks as JAX has them; they are given as a ``TaskBatch`` and not copied."""
+        return self._tasks
+
+    @tasks.setter
+    def tasks(self, tasks: mk.TaskBatch) -> None:
+        from jax.dlpack import from_dlpack
+
+        self._tasks = tuple(from_dlpack(t if t.is_floating_point() else t.int()) for t in tasks.tensors)
 
     def step(self) -> float:
-        loss, self.weights, self.state = self._ready(self._outer_step(self.weights, self.state, self.tasks))
+        import jax
+
+        loss, self._weights, self.state = jax.block_until_ready(
+            self._outer_step(self._weights, self.state, self._tasks)
+        )
         return float(loss)
+
+    def weights(self) -> dict[str, Tensor]:
+        return {name: torch.from_numpy(np.array(w)) for name, w in self._weights.items()}
 
     def gradient(self) -> Arrays:
         self.step()

@@ -78,7 +78,8 @@ class OuterStep:
     def _gradient(self, batch: TaskBatch) -> Gradient:
         if self._compile:
             key = (batch.ways, *((t.shape, t.dtype) for t in batch.tensors))
-            arguments = [*(p.detach() for p in self.parameters.values()), *batch.tensors]
+            tensors = [t.contiguous() for t in batch.tensors]  # a compiled step counts on one layout
+            arguments = [*(p.detach() for p in self.parameters.values()), *tensors]
             try:
                 with torch.no_grad():
                     if key not in self._compiled:
@@ -185,6 +186,8 @@ def _rewrite_products(graph: fx.GraphModule) -> fx.GraphModule:
             result = nodes.call_function(aten.add.Tensor, (product, *bias)) if bias else product
         node.replace_all_uses_with(result)
         nodes.erase_node(node)
+    for node in nodes.find_nodes(op="call_function", target=aten.view.default):
+        node.target = aten.reshape.default  # a product that was turned lies in memory otherwise than before
     graph.recompile()
     return graph
 

@@ -314,6 +314,22 @@ def test_compile_gives_the_same_run():
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_compile_takes_classes_and_tasks_that_lie_apart_in_memory():
+    """More rows than classes: the products that the compiler is given turned feed a view."""
+    x, y = torch.rand(4, 15, 2), torch.arange(15).remainder(3).expand(4, 15)
+    apart = mk.TaskBatch(x[:, :6], y[:, :6], x[:, 6:], y[:, 6:])
+    batches = [mk.TaskBatch(*(t.clone() for t in apart.tensors)), apart]
+    weights = []
+    for compile in (False, True):
+        torch.manual_seed(0)
+        learner = mk.MAML(mk.models.MLP(2, [4], 3))
+        step = mk.step.OuterStep(learner, torch.optim.SGD(learner.parameters(), lr=0.1), compile=compile)
+        losses = [step(batch) for batch in batches]
+        weights.append(torch.cat([torch.tensor(losses), weights_of(learner)]))
+    torch.testing.assert_close(*weights, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_where_compile_is_impossible_it_says_so_once_and_goes_on():
     class Stubborn(torch.nn.Module):
         def __init__(self):

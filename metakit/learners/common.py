@@ -115,7 +115,8 @@ def one_hot(batch: TaskBatch, dtype: torch.dtype) -> Tensor:
     Raises:
         ValueError: if the targets are not class numbers.
     """
-    return nn.functional.one_hot(batch.support_y, check_ways(batch)).to(dtype)
+    classes = torch.arange(check_ways(batch), device=batch.device)
+    return (batch.support_y[..., None] == classes).to(dtype)  # one_hot would read the numbers, and wait for a GPU
 
 
 def check_ways(batch: TaskBatch) -> int:
