@@ -5,11 +5,17 @@ And convolution, ReLU and 2x2 max pooling as one function of the kernels, closed
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+# Rows, tasks, channels: the order in which a grouped convolution wants them.
+_GROUPS = (1, 0, 2)
+# Numbers in a patch up to which a GPU is asked for a product of patches.
+_PATCH = 40
 
 
 def convolve(x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
@@ -48,7 +54,9 @@ class _ConvolveBackward(torch.autograd.Function):
         ctx.stride, ctx.padding = stride, padding
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(grad, x, weight)
-        to_x, to_weight = _backward(grad, to_groups(x), weight.flatten(0, 1), stride, padding, wanted)
+        if wanted == (False, True) and _by_patches(x, weight.shape):
+            return None, weight_gradient(grad, x, weight.shape, stride, padding)
+        to_x, to_weight = _backward(grad, to_groups(x), _kernels(weight), stride, padding, wanted)
         return (
             from_groups(to_x, len(x)) if wanted[0] else None,
             to_weight.unflatten(0, weight.shape[:2]) if wanted[1] else None,
@@ -61,9 +69,9 @@ class _ConvolveBackward(torch.autograd.Function):
         to_grad = to_x = to_weight = None
         pairs = [pair for pair in ((v, weight), (x, u)) if pair[0] is not None and pair[1] is not None]
         if pairs and need_grad:
-            data, kernels = zip(*pairs, strict=True)
-            sides = _side_by_side(data, (0, 2)), _side_by_side(kernels, (2,))
-            to_grad = _Convolve.apply(*sides, ctx.stride, ctx.padding)
+            pairs = pairs if grad.is_cuda else [_side_by_side(pairs)]  # a GPU is slow at kernels of many channels
+            first, *others = (_Convolve.apply(*pair, ctx.stride, ctx.padding) for pair in pairs)
+            to_grad = first + others[0] if others else first
         wanted = need_x and u is not None, need_weight and v is not None
         if any(wanted):
             like = x if v is None else v, weight if u is None else u
@@ -84,8 +92,8 @@ def convolve_relu_pool(x: Tensor, weight: Tensor, bias: Tensor, padding: int) ->
 class _ConvolveReluPool(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, bias, padding):
-        largest, index = F.max_pool2d(to_groups(_convolve(x, weight, 1, padding, bias)), 2, return_indices=True)
-        y, ctx.shape, ctx.padding = from_groups(largest.relu_(), len(x)), weight.shape, padding
+        largest, index = pool(_convolve(x, weight, 1, padding, bias))
+        y, ctx.shape, ctx.padding = largest.relu_(), weight.shape, padding
         ctx.mark_non_differentiable(index)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(x, y, index)
@@ -131,24 +139,53 @@ class _ConvolveAtWinners(torch.autograd.Function):
         return to_weight, to_bias, None, None, None, None
 
 
-def scatter(values: Tensor, shape: Sequence[int], index: Tensor) -> Tensor:
-    """Each winner's value back at its pixel, zero elsewhere: ``[T, N, C, H // 2, W // 2]`` to ``[T, N, C, H, W]``.
+def pool(x: Tensor) -> tuple[Tensor, Tensor]:
+    """The largest of each 2x2 patch and its pixel: ``[T, N, C, H, W]`` to ``[T, N, C, H // 2, W // 2]`` twice."""
+    order = _memory_order(x) if x.is_cuda else _GROUPS
+    largest, index = F.max_pool2d(_ordered(x, order), 2, return_indices=True)
+    return _restored(largest, x.shape, order), _restored(index, x.shape, order)
 
-    Its pixel in the picture is told by ``index [N, T C, H // 2, W // 2]``.
-    """
+
+def scatter(values: Tensor, shape: Sequence[int], index: Tensor) -> Tensor:
+    """Each winner's value back at its pixel, zero elsewhere: ``[T, N, C, H // 2, W // 2]`` to ``[T, N, C, H, W]``."""
+    if values.is_cuda:
+        order = _memory_order(index)
+        full = values.new_zeros([*(shape[d] for d in order), shape[3] * shape[4]])
+        full = full.permute(*_inverse(order), 3).scatter_(3, index.flatten(3), values.flatten(3))
+        return full.unflatten(3, shape[3:])
     tasks, rows, channels, *sides = shape
     unread = _unset((rows, tasks * channels, *sides), values)
     window = [2, 2], [2, 2], [0, 0], [1, 1], False
-    full = torch.ops.aten.max_pool2d_with_indices_backward(to_groups(values), unread, *window, index)
+    full = torch.ops.aten.max_pool2d_with_indices_backward(to_groups(values), unread, *window, to_groups(index))
     return from_groups(full, len(values))
 
 
 def gather(x: Tensor, index: Tensor) -> Tensor:
     """The values at the winners' pixels: ``[T, N, C, H, W]`` to ``[T, N, C, H // 2, W // 2]``."""
-    pixels, places = to_groups(x).flatten(2), index.flatten(2)
+    if x.is_cuda:
+        return x.flatten(3).gather(3, index.flatten(3)).unflatten(3, index.shape[3:])
     # On a CPU the channel lies innermost, and stays there.
-    picked = pixels.gather(2, places) if x.is_cuda else pixels.mT.gather(1, places.mT).mT
-    return from_groups(picked.unflatten(2, index.shape[2:]), len(x))
+    pixels, places = to_groups(x).flatten(2), to_groups(index).flatten(2)
+    picked = pixels.mT.gather(1, places.mT).mT
+    return from_groups(picked.unflatten(2, index.shape[3:]), len(x))
+
+
+def _memory_order(x: Tensor) -> tuple[int, ...]:
+    """Tasks, rows and channels, 0 to 2, in the order in which they lie in memory, the outermost first."""
+    return tuple(sorted(range(3), key=lambda dim: x.stride()[dim], reverse=True))
+
+
+def _ordered(x: Tensor, order: Sequence[int]) -> Tensor:
+    """``[T, N, C, H, W]`` to ``[a, b c, H, W]``, with a, b and c those three in another order."""
+    return to_groups(x) if order == _GROUPS else x.permute(*order, 3, 4).flatten(1, 2)
+
+
+def _restored(y: Tensor, shape: Sequence[int], order: Sequence[int]) -> Tensor:
+    return y.unflatten(1, [shape[dim] for dim in order[1:]]).permute(*_inverse(order), 3, 4)
+
+
+def _inverse(order: Sequence[int]) -> list[int]:
+    return [order.index(dim) for dim in range(3)]
 
 
 def _for_autocast(x: Tensor) -> Tensor:
@@ -158,13 +195,19 @@ def _for_autocast(x: Tensor) -> Tensor:
 
 
 def _convolve(x: Tensor, weight: Tensor, stride: int, padding: int, bias: Tensor | None = None) -> Tensor:
+    if _by_patches(x, weight.shape) and bias is None:
+        patches, sides = _patches(x, weight.shape, stride, padding)
+        return (weight.flatten(2)[:, None] @ patches).unflatten(3, sides)
     one = None if bias is None else bias.flatten()
-    y = F.conv2d(to_groups(x), weight.flatten(0, 1), one, stride=stride, padding=padding, groups=len(x))
+    y = F.conv2d(to_groups(x), _kernels(weight), one, stride=stride, padding=padding, groups=len(x))
     return from_groups(y, len(x))
 
 
 def weight_gradient(grad: Tensor, x: Tensor, shape: Sequence[int], stride: int, padding: int) -> Tensor:
     """Gradient of a convolution for its kernels, which had a shape."""
+    if _by_patches(x, shape):
+        patches, _ = _patches(x, shape, stride, padding)
+        return (grad.flatten(3) @ patches.mT).sum(1).view(shape)
     unread = _unset((shape[0] * shape[1], *shape[2:]), grad)
     return _backward(grad, to_groups(x), unread, stride, padding, (False, True))[1].unflatten(0, shape[:2])
 
@@ -177,14 +220,35 @@ def _backward(
     return torch.ops.aten.convolution_backward(to_groups(grad), x, weight, None, *tail)[:2]
 
 
-def _side_by_side(tensors: tuple[Tensor, ...], innermost: tuple[int, ...]) -> Tensor:
-    """One beside the other in their channels, dimension 2; on a CPU they lie innermost, with what else is told."""
-    if len(tensors) == 1:
-        return tensors[0]
-    if tensors[0].is_cuda:
-        return torch.cat(tensors, 2)
-    last = tuple(range(-len(innermost), 0))
-    return torch.cat([each.movedim(innermost, last) for each in tensors], -1).movedim(last, innermost)
+def _side_by_side(pairs: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Data and kernels of several convolutions whose results are added, one beside the other in their channels."""
+    if len(pairs) == 1:
+        return pairs[0]
+    data, kernels = zip(*pairs, strict=True)
+    return _innermost(data, (0, 2)), _innermost(kernels, (2,))
+
+
+def _innermost(tensors: tuple[Tensor, ...], dims: tuple[int, ...]) -> Tensor:
+    """Put together along dimension 2, which is to lie innermost with what else is told."""
+    last = tuple(range(-len(dims), 0))
+    return torch.cat([each.movedim(dims, last) for each in tensors], -1).movedim(last, dims)
+
+
+def _by_patches(x: Tensor, shape: Sequence[int]) -> bool:
+    """Whether a product of patches and kernels is faster: on a GPU, of few channels."""
+    return x.is_cuda and math.prod(shape[2:]) <= _PATCH
+
+
+def _patches(x: Tensor, shape: Sequence[int], stride: int, padding: int) -> tuple[Tensor, Sequence[int]]:
+    """What kernels of a shape see at each place, ``[T, N, C k k, H' W']``, and the result's sides."""
+    windows = F.pad(x, [padding] * 4).unfold(3, shape[3], stride).unfold(4, shape[4], stride)
+    return windows.permute(0, 1, 2, 5, 6, 3, 4).flatten(2, 4).flatten(3), windows.shape[3:5]
+
+
+def _kernels(weight: Tensor) -> Tensor:
+    """``[T, O, C, k, k]`` to ``[T O, C, k, k]``, in memory as the pictures that ``to_groups`` gives."""
+    one = weight.flatten(0, 1)
+    return one.contiguous() if weight.is_cuda else one
 
 
 def _unset(shape: Sequence[int], like: Tensor) -> Tensor:

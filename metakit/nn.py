@@ -20,6 +20,7 @@ from metakit.convolution import (
     convolve_relu_pool,
     from_groups,
     gather,
+    pool,
     scatter,
     to_groups,
 )
@@ -94,6 +95,7 @@ class Conv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         weight, bias = self.weight, self.bias
         if weight.dim() == 4:
+            weight = weight.contiguous() if x.is_cuda else weight
             y = F.conv2d(to_groups(x.flatten(0, -4)[None]), weight, bias, self.step, self.margin)
             return y.unflatten(0, x.shape[:-3])
         y = convolve(x, weight, self.step, self.margin)
@@ -343,8 +345,7 @@ class _NormReluPool(torch.autograd.Function):
             inputs = to_groups(x), sign.flatten(), None, None, None
             xhat, _, rsqrt = torch.native_batch_norm(*inputs, True, 0.0, eps)
             xhat, r = from_groups(xhat, len(x)), sign * rsqrt.view(sign.shape)
-        z, index = F.max_pool2d(to_groups(xhat), 2, return_indices=True)
-        z = from_groups(z, len(x))
+        z, index = pool(xhat)
         y = torch.addcmul(beta, z, gamma * sign).relu_()
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(index)

@@ -150,7 +150,8 @@ def fit(
             ``optimizer -> scheduler`` that moves once a step; see ``metakit.schedules``.
         seed: of the tasks drawn. The same seed on the same device gives the same run.
         device: where to train; where the learner is, when left out.
-        compile: compile the whole outer step; where that cannot be done it says so once and goes on without.
+        compile: have the whole outer step compiled (CPU) or recorded as a CUDA graph (GPU): it pays for small tasks and
+            many steps. Where that cannot be done it says so once and goes on without.
         autocast: ``torch.bfloat16`` computes products and convolutions of an outer step in that precision
             (``torch.autocast``); weights, optimiser and losses stay as they are. Faster where the processor has
             instructions for it, and with an error of some thousandths in each product.

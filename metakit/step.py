@@ -44,7 +44,7 @@ class OuterStep:
         self._compile = compile
         if all(p.device.type == "cpu" for p in self.parameters.values()):
             _keep_freed_memory()
-        self._compiled: dict[Any, Callable[..., list[Tensor]]] = {}
+        self._compiled: dict[Any, Callable[[TaskBatch], Gradient]] = {}
 
     def __call__(self, batch: TaskBatch) -> float:
         """Take the step; return the mean loss before it."""
@@ -73,19 +73,21 @@ class OuterStep:
         return total
 
     def _precision(self, device: torch.device) -> contextlib.AbstractContextManager[Any]:
-        return torch.autocast(device.type, self.autocast) if self.autocast else contextlib.nullcontext()
+        if not self.autocast:
+            return contextlib.nullcontext()
+        # What is recorded must cast the weights again each time, not find those cast before.
+        return torch.autocast(device.type, self.autocast, cache_enabled=not self._compile)
 
     def _gradient(self, batch: TaskBatch) -> Gradient:
         if self._compile:
             key = (batch.ways, *((t.shape, t.dtype) for t in batch.tensors))
-            tensors = [t.contiguous() for t in batch.tensors]  # a compiled step counts on one layout
-            arguments = [*(p.detach() for p in self.parameters.values()), *tensors]
             try:
-                with torch.no_grad():
-                    if key not in self._compiled:
-                        self._compiled[key] = self._compile_for(batch, arguments)
-                    loss, size, *grads = self._compiled[key](*arguments)
-                return loss, grads, size
+                if key not in self._compiled:
+                    make = _recorded if batch.device.type == "cuda" else _fused
+                    with warnings.catch_warnings():  # the compiler's, about its own parts
+                        warnings.simplefilter("ignore")
+                        self._compiled[key] = make(self.learner, self.parameters, batch)
+                return self._compiled[key](batch)
             except Exception as error:
                 lines = str(error).strip().splitlines() or [type(error).__name__]
                 warnings.warn(f"compile=True is not possible here, going on without: {lines[0]}", stacklevel=4)
@@ -93,31 +95,71 @@ class OuterStep:
         chunk = self.chunk or chunk_size(batch.query_x) if hasattr(self.learner, "judge") else None
         return meta_gradient(self.learner, list(self.parameters.values()), batch, chunk=chunk)
 
-    def _compile_for(self, batch: TaskBatch, arguments: list[Tensor]) -> Callable[..., list[Tensor]]:
-        """The meta-gradient as one compiled function of parameters and data, ``-> [loss, norm, *grads]``.
 
-        Tracing it whole, inner gradients included, leaves plain tensor operations that a compiler can fuse.
-        """
-        import torch._inductor
-        from torch.fx.experimental.proxy_tensor import make_fx  # a second to import, for those who compile
+def _fused(
+    learner: nn.Module, parameters: dict[str, nn.Parameter], batch: TaskBatch
+) -> Callable[[TaskBatch], Gradient]:
+    """The meta-gradient for batches like this one, as a compiled function: small operations become one.
 
-        count = len(self.parameters)
+    Tracing it whole, inner gradients included, leaves plain tensor operations that a compiler can fuse.
+    """
+    import torch._inductor
+    from torch.fx.experimental.proxy_tensor import make_fx  # a second to import, for those who compile
 
-        def gradient(*arguments: Tensor) -> list[Tensor | None]:
-            leaves = [p.detach().requires_grad_() for p in arguments[:count]]
-            stand_ins = dict(zip(self.parameters, leaves, strict=True))
+    def gradient(*arguments: Tensor) -> list[Tensor | None]:
+        leaves = [p.detach().requires_grad_() for p in arguments[: len(parameters)]]
+        stand_ins = dict(zip(parameters, leaves, strict=True))
 
-            def losses(piece: TaskBatch) -> Tensor:
-                return functional_call(self.learner, stand_ins, (piece,))
+        def losses(piece: TaskBatch) -> Tensor:
+            return functional_call(learner, stand_ins, (piece,))
 
-            loss, grads, size = meta_gradient(losses, leaves, TaskBatch.trusted(*arguments[count:], ways=batch.ways))
-            return [loss, size, *grads]
+        tasks = TaskBatch.trusted(*arguments[len(parameters) :], ways=batch.ways)
+        loss, grads, size = meta_gradient(losses, leaves, tasks)
+        return [loss, size, *grads]
 
-        graph = _rewrite_products(make_fx(gradient)(*arguments))
-        if batch.device.type == "cuda":
-            # Small tasks are bound by the time to launch each kernel; a CUDA graph launches them all at once.
-            return torch.compile(graph, fullgraph=True, mode="reduce-overhead")
-        return torch._inductor.compile(graph, [*arguments])
+    def arguments(batch: TaskBatch) -> list[Tensor]:
+        """In one layout, on which the compiled function counts."""
+        return [*(p.detach() for p in parameters.values()), *(t.contiguous() for t in batch.tensors)]
+
+    with torch.no_grad():
+        graph = _rewrite_products(make_fx(gradient)(*arguments(batch)))
+        compiled = torch._inductor.compile(graph, [*arguments(batch)])
+
+    def call(batch: TaskBatch) -> Gradient:
+        with torch.no_grad():
+            loss, size, *grads = compiled(*arguments(batch))
+        return loss, grads, size
+
+    return call
+
+
+def _recorded(
+    learner: nn.Module, parameters: dict[str, nn.Parameter], batch: TaskBatch
+) -> Callable[[TaskBatch], Gradient]:
+    """The meta-gradient for batches like this one, as a CUDA graph: its kernels, recorded once, start all at once.
+
+    Small tasks are bound by the time that Python takes to start each. The graph reads the parameters where they lie and
+    the tasks in a place of its own; what it returns is written anew at each call.
+    """
+    held = TaskBatch.trusted(*(t.clone() for t in batch.tensors), ways=batch.ways)
+    leaves = list(parameters.values())
+    with torch.cuda.device(batch.device):
+        graph, aside = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):  # before they are recorded, libraries choose their kernels and make room
+            for _ in range(2):
+                meta_gradient(learner, leaves, held)
+        torch.cuda.current_stream().wait_stream(aside)
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            result = meta_gradient(learner, leaves, held)
+
+    def call(batch: TaskBatch) -> Gradient:
+        for place, tensor in zip(held.tensors, batch.tensors, strict=True):
+            place.copy_(tensor)
+        graph.replay()
+        return result
+
+    return call
 
 
 def _add_gradient(parameter: nn.Parameter, grad: Tensor, share: float) -> None:
@@ -193,7 +235,7 @@ def _rewrite_products(graph: fx.GraphModule) -> fx.GraphModule:
 
 
 def meta_gradient(
-    learner: Callable[[TaskBatch], Tensor], parameters: list[Tensor], batch: TaskBatch, *, chunk: int | None = None
+    learner: Callable[[TaskBatch], Tensor], parameters: Sequence[Tensor], batch: TaskBatch, *, chunk: int | None = None
 ) -> Gradient:
     """The mean loss over the tasks of a batch, its gradient (``None`` for a parameter that plays no part), its norm.
 
@@ -210,7 +252,7 @@ def meta_gradient(
 
 
 def _pull_back(
-    learner: Any, parameters: list[Tensor], batch: TaskBatch, chunk: int
+    learner: Any, parameters: Sequence[Tensor], batch: TaskBatch, chunk: int
 ) -> tuple[Tensor, list[Tensor | None]]:
     """The same loss and gradient in two parts: back to the adapted weights, then back through the inner steps.
 

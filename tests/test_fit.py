@@ -305,7 +305,6 @@ def test_the_optimiser_follows_the_learners_kind():
     torch.testing.assert_close(weights_of(reptile), weights_of(twin))
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the compiler, about its own parts
 def test_compile_gives_the_same_run():
     plain, compiled = make_learner(), make_learner()
     fit(plain)
@@ -313,7 +312,6 @@ def test_compile_gives_the_same_run():
     torch.testing.assert_close(weights_of(plain), weights_of(compiled), rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_compile_takes_classes_and_tasks_that_lie_apart_in_memory():
     """More rows than classes: the products that the compiler is given turned feed a view."""
     x, y = torch.rand(4, 15, 2), torch.arange(15).remainder(3).expand(4, 15)
@@ -329,7 +327,6 @@ def test_compile_takes_classes_and_tasks_that_lie_apart_in_memory():
     torch.testing.assert_close(*weights, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_where_compile_is_impossible_it_says_so_once_and_goes_on():
     class Stubborn(torch.nn.Module):
         def __init__(self):

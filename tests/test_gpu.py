@@ -1,5 +1,6 @@
 """What runs on a CPU runs on a GPU, and says the same."""
 
+import contextlib
 import copy
 
 import pytest
@@ -23,7 +24,6 @@ def convnet(**options):
 
 LEARNERS = {
     "MAML": lambda: mk.MAML(convnet(outputs=3), rule=mk.SGD(0.1), steps=2),
-    "MAML, one step": lambda: mk.MAML(convnet(outputs=3), rule=mk.SGD(0.1), steps=1),
     "MAML, inductive": lambda: mk.MAML(convnet(outputs=3), rule=mk.SGD(0.1), steps=2, protocol="inductive"),
     "MAML, residual": lambda: mk.MAML(mk.models.ResNet(**RESNET, outputs=3, frame=True), rule=mk.SGD(0.1)),
     "MAML, first order": lambda: mk.MAML(convnet(outputs=3), rule=mk.Momentum(0.1), steps=2, order=1),
@@ -93,9 +93,10 @@ def test_fine_tuning_and_pixels_answer_too(batch):
         torch.testing.assert_close(there.loss, here.loss, rtol=1e-7, atol=1e-9)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the compiler, about its own parts
-@pytest.mark.parametrize("name", ["MAML, one step", "ProtoNet"])
-def test_a_compiled_step_is_the_plain_one(name, batch):
+@pytest.mark.parametrize(
+    "name", ["MAML", "MAML, first order", "MAML, residual", "Meta-SGD", "ProtoNet", "Reptile", "Ridge"]
+)
+def test_a_recorded_step_is_the_plain_one(name, batch):
     """In float64, three steps: the second and third replay what the first recorded."""
     batches = [batch.to(DEVICE), mk.TaskBatch(*(t.flip(0) for t in batch.tensors)).to(DEVICE), batch.to(DEVICE)]
     weights = []
@@ -104,6 +105,49 @@ def test_a_compiled_step_is_the_plain_one(name, batch):
         step = OuterStep(learner, torch.optim.SGD(learner.parameters(), lr=0.1), compile=compile)
         losses = [step(each) for each in batches]
         weights.append([torch.tensor(losses), *(p.detach().cpu() for p in learner.parameters())])
+    assert_same(*weights)
+
+
+@pytest.mark.parametrize("name", ["ProtoNet", "MAML, residual"])
+def test_a_recorded_step_casts_the_weights_as_they_are_now(name, batch):
+    """Under autocast, with large steps: weights cast once and kept would show."""
+    rounded = batch.to(DEVICE, torch.float32)
+    losses = []
+    for compile in (False, True):
+        learner = made(name).float().to(DEVICE)
+        optimizer = torch.optim.SGD(learner.parameters(), lr=0.5)
+        step = OuterStep(learner, optimizer, compile=compile, autocast=torch.bfloat16)
+        losses.append([step(rounded) for _ in range(6)])
+    torch.testing.assert_close(*map(torch.tensor, losses), rtol=0.05, atol=0.02)
+    assert losses[0][-1] < 0.9 * losses[0][0]
+
+
+def test_each_shape_is_recorded_apart(batch):
+    small = mk.TaskBatch(*(t[:2] for t in batch.tensors))
+    batches = [each.to(DEVICE) for each in (batch, small, batch, small)]
+    losses = []
+    for compile in (False, True):
+        learner = made("ProtoNet").to(DEVICE)
+        step = OuterStep(learner, torch.optim.SGD(learner.parameters(), lr=0.1), compile=compile)
+        losses.append([step(each) for each in batches])
+    torch.testing.assert_close(*map(torch.tensor, losses), rtol=1e-7, atol=1e-9)
+
+
+def test_what_cannot_be_recorded_is_said_once_and_goes_on_without(batch):
+    class Reader(mk.ProtoNet):
+        def forward(self, batch):
+            losses = super().forward(batch)
+            return losses * (1.0 + 0.0 * float(losses.detach().mean()))  # a number read: the GPU must be waited for
+
+    weights = []
+    for kind, compile in ((mk.ProtoNet, False), (Reader, True)):
+        torch.manual_seed(1)
+        learner = kind(convnet()).double().to(DEVICE)
+        step = OuterStep(learner, torch.optim.SGD(learner.parameters(), lr=0.1), compile=compile)
+        with pytest.warns(UserWarning, match="not possible here") if compile else contextlib.nullcontext():
+            step(batch.to(DEVICE))
+        step(batch.to(DEVICE))
+        weights.append([p.detach().cpu() for p in learner.parameters()])
     assert_same(*weights)
 
 
