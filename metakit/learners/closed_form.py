@@ -89,8 +89,8 @@ def ridge(z: Tensor, y: Tensor, penalty: Tensor) -> Tensor:
     """The weights that minimise ``|z W - y|^2 + penalty |W|^2``: ``[T, S, D]`` and ``[T, S, N]`` to ``[T, D, N]``."""
     rows, features = z.shape[1:]
     if rows < features:
-        return z.mT @ torch.linalg.solve(z @ z.mT + penalty * _eye(z, rows), y)
-    return torch.linalg.solve(z.mT @ z + penalty * _eye(z, features), z.mT @ y)
+        return z.mT @ torch.linalg.solve_ex(z @ z.mT + penalty * _eye(z, rows), y).result
+    return torch.linalg.solve_ex(z.mT @ z + penalty * _eye(z, features), z.mT @ y).result
 
 
 def _eye(like: Tensor, size: int) -> Tensor:
