@@ -13,6 +13,7 @@ from tqdm import tqdm
 from metakit.batch import TaskBatch
 from metakit.inner import task_loss
 from metakit.learners import answers_together, check_protocol, chunk_size
+from metakit.threads import threads_for
 
 # Tasks are drawn this many at a time, whatever the chunk: the same seed gives the same tasks on any machine.
 _DRAWN_AT_ONCE = 50
@@ -113,7 +114,8 @@ def evaluate(
     with torch.no_grad(), tqdm(total=n_tasks, unit="task", delay=2, disable=not progress) as bar:
         for batch in batches:
             for piece in batch.chunks(chunk or chunk_size(batch.support_x, batch.query_x)):
-                loss, accuracy = _judge(learner, piece, steps, protocol)
+                with threads_for(piece.support_x.numel() + piece.query_x.numel(), piece.device):
+                    loss, accuracy = _judge(learner, piece, steps, protocol)
                 losses.append(loss)
                 if accuracy is not None:
                     accuracies.append(accuracy)

@@ -7,7 +7,7 @@ import ctypes
 import functools
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -16,9 +16,7 @@ from torch.func import functional_call
 
 from metakit.batch import TaskBatch
 from metakit.learners import chunk_size
-
-# Numbers in a batch below which threads do not pay.
-_SMALL = 1 << 14
+from metakit.threads import threads_for
 
 Gradient = tuple[Tensor, Sequence[Tensor | None], Tensor]
 
@@ -48,7 +46,7 @@ class OuterStep:
 
     def __call__(self, batch: TaskBatch) -> float:
         """Take the step; return the mean loss before it."""
-        with _threads_for(batch):
+        with threads_for(batch.support_x.numel() + batch.query_x.numel(), batch.device):
             total = self._accumulate(batch)
             if self.finite:
                 self.optimizer.step()
@@ -170,23 +168,6 @@ def _add_gradient(parameter: nn.Parameter, grad: Tensor, share: float) -> None:
     if parameter.grad is None:
         parameter.grad = torch.zeros_like(parameter)
     parameter.grad.add_(grad, alpha=share)
-
-
-def _threads_for(batch: TaskBatch) -> contextlib.AbstractContextManager[None]:
-    """One thread while the tasks are small: several would spend their time waiting for each other."""
-    small = batch.device.type == "cpu" and batch.support_x.numel() + batch.query_x.numel() <= _SMALL
-    return one_thread() if small and torch.get_num_threads() > 1 else contextlib.nullcontext()
-
-
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """Operations are not shared out between threads meanwhile, nor in threads that begin meanwhile."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @functools.cache

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from metakit.batch import TaskBatch
 from metakit.models import MLP
-from metakit.step import one_thread
+from metakit.threads import one_thread
 
 ACTIVATIONS = ("relu", "sigmoid", "tanh")  # Their derivatives are functions of their outputs.
 # Numbers in a layer's activations of one stack: what a core's cache holds, and what keeps a GPU busy in 2 GiB.

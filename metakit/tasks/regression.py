@@ -10,6 +10,7 @@ from torch import Tensor
 
 from metakit.batch import TaskBatch
 from metakit.tasks._checks import Device, as_device, as_generator, real, span, whole
+from metakit.threads import threads_for
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -121,14 +122,15 @@ class Sinusoids:
         self, amplitude: Tensor, phase: Tensor, generator: torch.Generator | None, device: torch.device | None
     ) -> TaskBatch:
         sides = []
-        for rows in (self.shots, self.queries):
-            x = torch.empty(len(amplitude), rows, 1, device=amplitude.device).uniform_(
-                *self.domain, generator=generator
-            )
-            y = self.curve(amplitude, phase, x)
-            if self.noise:
-                y = y + self.noise * torch.empty_like(y).normal_(generator=generator)
-            sides += [x, y]
+        with threads_for(len(amplitude) * (self.shots + self.queries), amplitude.device):
+            for rows in (self.shots, self.queries):
+                x = torch.empty(len(amplitude), rows, 1, device=amplitude.device).uniform_(
+                    *self.domain, generator=generator
+                )
+                y = self.curve(amplitude, phase, x)
+                if self.noise:
+                    y = y + self.noise * torch.empty_like(y).normal_(generator=generator)
+                sides += [x, y]
         batch = TaskBatch.trusted(*sides)
         return batch if device is None or device == batch.device else batch.to(device)
 
@@ -188,11 +190,12 @@ class LinearRegression:
             return torch.randn(shape, generator=generator, device=place)
 
         w = normal(n_tasks, self.features, 1)
-        sides = []
-        for rows in (self.rows, self.queries or self.rows):
-            x = normal(n_tasks, rows, self.features)
-            y = x @ w
-            sides += [x, y + self.noise * normal(n_tasks, rows, 1) if self.noise else y]
+        sides, numbers = [], n_tasks * self.features * (self.rows + (self.queries or self.rows))
+        with threads_for(numbers, w.device):
+            for rows in (self.rows, self.queries or self.rows):
+                x = normal(n_tasks, rows, self.features)
+                y = x @ w
+                sides += [x, y + self.noise * normal(n_tasks, rows, 1) if self.noise else y]
         batch = TaskBatch.trusted(*sides)
         return batch if target is None or target == batch.device else batch.to(target)
 
