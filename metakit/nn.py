@@ -221,7 +221,8 @@ class Frame(nn.Module):
         with torch.no_grad(), in_full(x):
             ink = pictures.clamp(min=0).sum(1)  # [n, H, W]
             mass = ink.sum((1, 2))
-            down, across = ((torch.arange(side).to(x) + 0.5) * (2 / side) - 1 for side in x.shape[-2:])
+            places = (torch.arange(side, dtype=x.dtype, device=x.device) for side in x.shape[-2:])
+            down, across = ((place + 0.5) * (2 / len(place)) - 1 for place in places)
             column, row = ink.sum(1), ink.sum(2)  # [n, W], [n, H]
             mx, my = column @ across / mass, row @ down / mass
             square = (column @ across.square() + row @ down.square()) / mass

@@ -26,7 +26,9 @@ InnerSteps = Annotated[
 Order = Annotated[int, typer.Option(min=1, max=2, help="2: exact meta-gradient; 1: first order.")]
 Lr = Annotated[float | None, typer.Option(help="Outer learning rate; by the kind of learner when left out.")]
 Schedule = Annotated[str | None, typer.Option(help="Of the outer rate: a class of torch.optim.lr_scheduler.")]
-Compile = Annotated[bool, typer.Option("--compile", help="Compile the outer step.")]
+Compile = Annotated[
+    bool, typer.Option("--compile", help="Compile the outer step; on a GPU it is recorded in any case.")
+]
 Save = Annotated[pathlib.Path | None, typer.Option(dir_okay=False, help="File to keep the trained learner in.")]
 Width = Annotated[int, typer.Option(min=1, help="Channels of each block of the network.")]
 Augmented = Annotated[bool, typer.Option("--augment", help="Train on pictures turned, moved and bent at random.")]
@@ -101,6 +103,7 @@ class Run:
     def train(self, learner: torch.nn.Module, tasks: Any, *, steps: int) -> None:
         """Train, for so many steps unless it was said how long, tell how it went, and keep the learner."""
         options = vars(self) | {"device": common.device_of(self.device), "callback": getattr(learner, "anneal", None)}
+        options["compile"] = self.compile or options["device"].startswith("cuda")
         if self.steps is None and self.minutes is None:
             options["steps"] = steps
         save, _ = options.pop("save"), options.pop("test_tasks")
