@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FILES = sorted((ROOT / "metakit").rglob("*.py"))
 FLOORS = {
     "convolution": 0,
+    "threads": 0,
     "batch": 1,
     "checkpoint": 1,
     "nn": 1,
