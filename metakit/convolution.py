@@ -18,6 +18,11 @@ _GROUPS = (1, 0, 2)
 _PATCH = 40
 
 
+def on_gpu(x: Tensor) -> bool:
+    """Whether a GPU works on it, which is fast with other layouts and kernels than a CPU. Exact are both on either."""
+    return x.is_cuda
+
+
 def convolve(x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
     """Convolution of ``x [T, N, C, H, W]`` with ``weight [T, O, C, k, k]``, to ``[T, N, O, H', W']``.
 
@@ -69,7 +74,7 @@ class _ConvolveBackward(torch.autograd.Function):
         to_grad = to_x = to_weight = None
         pairs = [pair for pair in ((v, weight), (x, u)) if pair[0] is not None and pair[1] is not None]
         if pairs and need_grad:
-            pairs = pairs if grad.is_cuda else [_side_by_side(pairs)]  # a GPU is slow at kernels of many channels
+            pairs = pairs if on_gpu(grad) else [_side_by_side(pairs)]  # a GPU is slow at kernels of many channels
             first, *others = (_Convolve.apply(*pair, ctx.stride, ctx.padding) for pair in pairs)
             to_grad = first + others[0] if others else first
         wanted = need_x and u is not None, need_weight and v is not None
@@ -141,14 +146,14 @@ class _ConvolveAtWinners(torch.autograd.Function):
 
 def pool(x: Tensor) -> tuple[Tensor, Tensor]:
     """The largest of each 2x2 patch and its pixel: ``[T, N, C, H, W]`` to ``[T, N, C, H // 2, W // 2]`` twice."""
-    order = _memory_order(x) if x.is_cuda else _GROUPS
+    order = _memory_order(x) if on_gpu(x) else _GROUPS
     largest, index = F.max_pool2d(_ordered(x, order), 2, return_indices=True)
     return _restored(largest, x.shape, order), _restored(index, x.shape, order)
 
 
 def scatter(values: Tensor, shape: Sequence[int], index: Tensor) -> Tensor:
     """Each winner's value back at its pixel, zero elsewhere: ``[T, N, C, H // 2, W // 2]`` to ``[T, N, C, H, W]``."""
-    if values.is_cuda:
+    if on_gpu(values):
         order = _memory_order(index)
         full = values.new_zeros([*(shape[d] for d in order), shape[3] * shape[4]])
         full = full.permute(*_inverse(order), 3).scatter_(3, index.flatten(3), values.flatten(3))
@@ -162,7 +167,7 @@ def scatter(values: Tensor, shape: Sequence[int], index: Tensor) -> Tensor:
 
 def gather(x: Tensor, index: Tensor) -> Tensor:
     """The values at the winners' pixels: ``[T, N, C, H, W]`` to ``[T, N, C, H // 2, W // 2]``."""
-    if x.is_cuda:
+    if on_gpu(x):
         return x.flatten(3).gather(3, index.flatten(3)).unflatten(3, index.shape[3:])
     # On a CPU the channel lies innermost, and stays there.
     pixels, places = to_groups(x).flatten(2), to_groups(index).flatten(2)
@@ -236,7 +241,7 @@ def _innermost(tensors: tuple[Tensor, ...], dims: tuple[int, ...]) -> Tensor:
 
 def _by_patches(x: Tensor, shape: Sequence[int]) -> bool:
     """Whether a product of patches and kernels is faster: on a GPU, of few channels."""
-    return x.is_cuda and math.prod(shape[2:]) <= _PATCH
+    return on_gpu(x) and math.prod(shape[2:]) <= _PATCH
 
 
 def _patches(x: Tensor, shape: Sequence[int], stride: int, padding: int) -> tuple[Tensor, Sequence[int]]:
@@ -248,11 +253,11 @@ def _patches(x: Tensor, shape: Sequence[int], stride: int, padding: int) -> tupl
 def _kernels(weight: Tensor) -> Tensor:
     """``[T, O, C, k, k]`` to ``[T O, C, k, k]``, in memory as the pictures that ``to_groups`` gives."""
     one = weight.flatten(0, 1)
-    return one.contiguous() if weight.is_cuda else one
+    return one.contiguous() if on_gpu(weight) else one
 
 
 def _unset(shape: Sequence[int], like: Tensor) -> Tensor:
-    layout = torch.contiguous_format if like.is_cuda else torch.channels_last
+    layout = torch.contiguous_format if on_gpu(like) else torch.channels_last
     return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=layout)
 
 
@@ -263,7 +268,7 @@ def to_groups(x: Tensor) -> Tensor:
     elementwise operations lies in memory like that already, so nothing is copied.
     """
     x = x.transpose(0, 1).flatten(1, 2)
-    if x.is_cuda:
+    if on_gpu(x):
         return x
     if x.shape[1] == 1:  # Both layouts hold the same numbers in the same order: say by the strides which one is meant.
         return x[:, 0].contiguous()[..., None].movedim(-1, 1)

@@ -20,6 +20,7 @@ from metakit.convolution import (
     convolve_relu_pool,
     from_groups,
     gather,
+    on_gpu,
     pool,
     scatter,
     to_groups,
@@ -95,7 +96,7 @@ class Conv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         weight, bias = self.weight, self.bias
         if weight.dim() == 4:
-            weight = weight.contiguous() if x.is_cuda else weight
+            weight = weight.contiguous() if on_gpu(x) else weight
             y = F.conv2d(to_groups(x.flatten(0, -4)[None]), weight, bias, self.step, self.margin)
             return y.unflatten(0, x.shape[:-3])
         y = convolve(x, weight, self.step, self.margin)
@@ -254,7 +255,7 @@ def _standardise(x: Tensor, eps: float) -> Tensor:
 
 def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """Variance and mean of each task's channel, ``[..., 1, C, 1, 1]``."""
-    if x.is_cuda:
+    if on_gpu(x):
         return torch.var_mean(x, (-4, -2, -1), correction=0, keepdim=True)
     mean = x.mean((-4, -2, -1), keepdim=True)
     return (x - mean).square().mean((-4, -2, -1), keepdim=True), mean
@@ -262,7 +263,7 @@ def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def _are_pictures(x: Tensor) -> bool:
     """Whether ``convolve_norm_relu_pool`` can be asked, and pays: few channels, no gradient, a CPU."""
-    return x.shape[-3] <= 3 and not x.requires_grad and not x.is_cuda
+    return x.shape[-3] <= 3 and not x.requires_grad and not on_gpu(x)
 
 
 def convolve_norm_relu_pool(x: Tensor, weight: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
@@ -338,7 +339,7 @@ class _NormReluPool(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, gamma, beta, eps, rows):
         sign, ctx.rows = _sign(gamma), rows
-        if x.is_cuda or rows < x.shape[1]:
+        if on_gpu(x) or rows < x.shape[1]:
             variance, mean = _moments(x[:, :rows])
             r = sign * (variance + eps).rsqrt()
             xhat = (x - mean) * r

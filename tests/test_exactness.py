@@ -1,6 +1,7 @@
 """Every meta-gradient agrees with a second route: a closed form, finite differences, a plain loop. All in float64."""
 
 import copy
+import itertools
 
 import plain
 import pytest
@@ -8,7 +9,7 @@ import torch
 from torch.func import functional_call
 
 import metakit as mk
-from metakit import inner
+from metakit import convolution, inner
 from metakit.convolution import convolve
 
 TASKS = 3
@@ -49,6 +50,14 @@ def make_batch(kind, tasks=TASKS):
     )
 
 
+@pytest.fixture(params=["cpu", "gpu"])
+def layouts(request, monkeypatch):
+    """The layouts and kernels that are chosen on a CPU, and those on a GPU; all run on a CPU too."""
+    if request.param == "gpu":
+        for module in (convolution, mk.nn):
+            monkeypatch.setattr(module, "on_gpu", lambda x: True)
+
+
 def gradient(losses, parameters):
     return torch.autograd.grad(losses.mean(), list(parameters), allow_unused=True)
 
@@ -81,6 +90,7 @@ def assert_equals_finite_differences(learner, batch, directions=4, h=1e-8):
         assert predicted == pytest.approx(slope, rel=1e-5, abs=1e-6)
 
 
+@pytest.mark.usefixtures("layouts")
 @pytest.mark.parametrize("steps", [1, 2, 5])
 @pytest.mark.parametrize("kind", MODELS)
 def test_second_order_maml_equals_plain_loop_and_finite_differences(kind, steps):
@@ -146,6 +156,7 @@ def test_anil_adapts_the_head_only(kind):
     assert set(learner.adapt(batch)) == set(names)
 
 
+@pytest.mark.usefixtures("layouts")
 @pytest.mark.parametrize("order", [1, 2])
 @pytest.mark.parametrize("kind", MODELS)
 def test_meta_sgd_equals_plain_loop(kind, order):
@@ -241,6 +252,7 @@ def test_batch_norm_with_vmap_is_where_others_go_wrong_and_ours_does_not():
     assert_same(gradient(learner(batch), weights.values()), gradient(theirs, weights.values()))
 
 
+@pytest.mark.usefixtures("layouts")
 @pytest.mark.parametrize("protocol", mk.learners.PROTOCOLS)
 def test_protocols_normalise_the_query_set_as_they_say(protocol):
     model, batch = make_model("convnet"), make_batch("convnet")
@@ -344,6 +356,7 @@ def test_group_norm_of_bfloat16_is_that_of_float32_rounded_once(stacked):
     torch.testing.assert_close(ours, torch.stack(each).bfloat16(), rtol=2**-7, atol=1e-5)
 
 
+@pytest.mark.usefixtures("layouts")
 @pytest.mark.parametrize("pixels", [True, False], ids=["of pixels too", "of weights alone"])
 @pytest.mark.parametrize("rows", [4, 2])
 @pytest.mark.parametrize("shape", [(9, 9), (8, 6), (2, 3)])
@@ -413,6 +426,7 @@ def test_where_gamma_is_zero_the_block_of_pictures_has_the_gradient_that_torch_g
     assert gradient(block(x), [block.norm.weight])[0].abs().min() > 1e-3
 
 
+@pytest.mark.usefixtures("layouts")
 def test_stacked_convolution_is_exact_to_the_second_derivative():
     torch.manual_seed(9)
     x = torch.randn(2, 3, 2, 5, 5, dtype=torch.float64, requires_grad=True)
@@ -423,6 +437,23 @@ def test_stacked_convolution_is_exact_to_the_second_derivative():
         assert torch.autograd.gradgradcheck(lambda a, b, s=stride, p=padding: convolve(a, b, s, p), inputs)
 
 
+@pytest.mark.usefixtures("layouts")
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+def test_winners_are_found_and_put_back_however_they_lie_in_memory(order):
+    torch.manual_seed(11)
+    sizes = 2, 3, 4
+    x = torch.randn(*(sizes[dim] for dim in order), 6, 7, dtype=torch.float64)
+    x = x.permute(*(order.index(dim) for dim in range(3)), 3, 4).requires_grad_()
+    expected = torch.stack([torch.nn.functional.max_pool2d(task, 2) for task in x])
+    largest, index = convolution.pool(x.detach())
+    assert torch.equal(largest, expected)
+    assert torch.equal(convolution.gather(x.detach(), index), expected)
+    values = torch.randn_like(expected)
+    (back,) = torch.autograd.grad(expected, x, values)
+    assert torch.equal(convolution.scatter(values, x.shape, index), back)
+
+
+@pytest.mark.usefixtures("layouts")
 @pytest.mark.parametrize("wanted", [(0,), (1,), (0, 1)])
 def test_gradients_of_a_stacked_convolution_are_exact_to_their_second_derivative(wanted):
     torch.manual_seed(10)
