@@ -25,7 +25,7 @@ class TaskBatch:
     Raises:
         TypeError: if a field is not a tensor.
         ValueError: if shapes, dtypes or devices disagree, a set is empty, a value is not finite, or a class has no
-            support row.
+            support row or a number beyond ``ways``.
 
     Example:
         >>> x = torch.linspace(-1, 1, 6).reshape(2, 3, 1)
@@ -42,8 +42,14 @@ class TaskBatch:
 
     def __post_init__(self) -> None:
         check_tasks(**{field: getattr(self, field) for field in _FIELDS})
-        if self.ways is None and not self.support_y.is_floating_point():
+        if self.support_y.is_floating_point():
+            return
+        if self.ways is None:
             object.__setattr__(self, "ways", check_classes(self.support_y, self.query_y))
+        elif (last := max(int(y.max()) for y in (self.support_y, self.query_y))) >= self.ways:
+            raise ValueError(
+                f"ways must be above every class number, got {self.ways} and a class {last}. Leave it out."
+            )
 
     @classmethod
     def trusted(

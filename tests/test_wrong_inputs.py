@@ -119,6 +119,11 @@ WRONG = {
         "Give the model as many outputs",
     ),
     "prototypes of numbers": (lambda: mk.ProtoNet(mk.models.MLP(1, [4], 2))(batch()), ValueError, "use MAML"),
+    "a class beyond the ways": (
+        lambda: mk.TaskBatch(X, CLASSES, X, CLASSES + 2, ways=2),
+        ValueError,
+        "ways must be above every class number, got 2 and a class 2. Leave it out",
+    ),
     "a class without support": (
         lambda: mk.ProtoNet(mk.models.MLP(1, [4], 2))(batch(support_y=CLASSES, query_y=CLASSES + 1)),
         ValueError,
