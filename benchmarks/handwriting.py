@@ -13,6 +13,7 @@ from typing import Any
 import measure
 import torch
 import torch.nn.functional as F
+import worker
 
 import metakit as mk
 from metakit.tasks.augment import affine, move
@@ -229,8 +230,7 @@ def report(
     learner, history, minutes = train(data, options)
     mk.save(learner.cpu(), options.save)
     figures = judge(options.save)
-    place = torch.cuda.get_device_name() if options.device.startswith("cuda") else "cpu"
-    facts = measure.machine(torch=torch.__version__, threads=torch.get_num_threads(), device=place)
+    facts = measure.machine(**worker.facts(options.device))
     entries = measure.renewed(
         measure.RESULTS / f"{name}.json",
         {

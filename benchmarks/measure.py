@@ -26,7 +26,6 @@ RESULTS = pathlib.Path(__file__).parent / "results"
 TOLERANCE = {"cpu": {"mlp": 1e-4, "convnet": 1e-2}, "cuda": {"mlp": 1e-2, "convnet": 1e-1}}
 # glibc, told to keep the memory it freed instead of handing it back and faulting it in again at the next step.
 KEEP_PAGES = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40), "MALLOC_TOP_PAD_": str(2**26)}
-
 # JAX, told not to take three quarters of a GPU's memory for itself: the contenders are on it together.
 SHARE_GPU = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 
@@ -124,12 +123,12 @@ def compare(
     reference = Worker("torch loop", problem, setup, double=True)
     expected, facts = reference.gradient(), reference.facts
     reference.close()
+    tolerance = TOLERANCE[setup.device.partition(":")[0]][problem.network]
     rows: list[Row] = []
     workers: list[tuple[Row, Worker]] = []
     with contextlib.ExitStack() as closing:
         for name in names:
             print(f"  {problem}: {name}", file=sys.stderr, flush=True)
-            tolerance = TOLERANCE[setup.device.partition(":")[0]][problem.network]
             row = Row(name, dataclasses.asdict(problem), tolerance, "keeps pages" if setup.keep_pages else "default")
             worker = Worker(name, problem, setup)
             closing.callback(lambda row=row, worker=worker: vars(row).update(worker.close()))

@@ -20,6 +20,7 @@ from typing import Any
 import handwriting
 import measure
 import torch
+import worker
 
 import metakit as mk
 
@@ -134,8 +135,7 @@ def main() -> None:
         minutes = history.seconds / 60
     if options.save:
         mk.save(trained, options.save)
-    place = torch.cuda.get_device_name() if options.device.startswith("cuda") else "cpu"
-    facts = measure.machine(torch=torch.__version__, threads=torch.get_num_threads(), device=place)
+    facts = measure.machine(**worker.facts(options.device))
     name = options.learner + (" from prototypes" if options.start else "")
     entry = {"learner": name, "trained for": [named(s) for s in settings], "seed": options.seed, "minutes": minutes}
     episodes = 50 if options.quick else handwriting.EPISODES

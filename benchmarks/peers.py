@@ -91,12 +91,21 @@ class TorchContender:
 # --- metakit ---
 
 
-def _metakit(problem: Problem, device: str, *, compile: bool = False) -> TorchContender:
-    rule = mk.SGD(lr=problem.lr)
-    learner = mk.MAML(model(problem), rule=rule, steps=problem.steps, order=problem.order).to(device)
-    optimizer = torch.optim.Adam(learner.parameters(), lr=OUTER_LR, fused=True)
+def ours(learner: nn.Module, net: nn.Module, problem: Problem, device: str, *, compile: bool = False) -> TorchContender:
+    """A learner's own outer step; its network is told for the names of the weights."""
+    optimizer = torch.optim.Adam(learner.to(device).parameters(), lr=OUTER_LR, fused=True)
     outer_step = OuterStep(learner, optimizer, compile=compile)
-    return TorchContender(dict(learner.model.named_parameters()), optimizer, outer_step, batch(problem).to(device))
+    return TorchContender(dict(net.named_parameters()), optimizer, outer_step, batch(problem).to(device))
+
+
+def maml(problem: Problem, net: nn.Module) -> mk.MAML:
+    """The learner of the problem, with this network."""
+    return mk.MAML(net, rule=mk.SGD(lr=problem.lr), steps=problem.steps, order=problem.order)
+
+
+def _metakit(problem: Problem, device: str, *, compile: bool = False) -> TorchContender:
+    net = model(problem)
+    return ours(maml(problem, net), net, problem, device, compile=compile)
 
 
 def _metakit_compiled(problem: Problem, device: str) -> TorchContender:

@@ -20,13 +20,14 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import handwriting
 import measure
 import peers
 import torch
+import worker
 from torch import Tensor, nn
 
 import metakit as mk
-from metakit.step import OuterStep
 
 TASKS, SHOTS, QUERIES, TARGET = 32, 1, 5, 0.98
 WARMING, VALIDATION, TEST = 3, 200, 600
@@ -41,11 +42,8 @@ MAML = peers.Problem("convnet", tasks=TASKS, steps=1, lr=0.4)
 
 
 def _metakit(problem: peers.Problem, device: str, *, compile: bool = False) -> peers.TorchContender:
-    learner = mk.ProtoNet(embedding(problem)).to(device)
-    optimizer = torch.optim.Adam(learner.parameters(), lr=peers.OUTER_LR, fused=True)
-    outer_step = OuterStep(learner, optimizer, compile=compile)
-    weights = dict(learner.embedding.named_parameters())
-    return peers.TorchContender(weights, optimizer, outer_step, peers.batch(problem).to(device))
+    net = embedding(problem)
+    return peers.ours(mk.ProtoNet(net), net, problem, device, compile=compile)
 
 
 def _metakit_compiled(problem: peers.Problem, device: str) -> peers.TorchContender:
@@ -59,13 +57,11 @@ def embedding(problem: peers.Problem) -> mk.models.ConvNet:
     return blocks
 
 
-def scores(support: Tensor, query: Tensor) -> Tensor:
-    """Scores ``[..., Q, N]`` of embedded rows, the support rows one of each class in their order."""
-    return -torch.cdist(query, support).square()
-
-
 def _torch(problem: peers.Problem, device: str, *, apart: bool) -> peers.TorchContender:
-    """Plain torch layers; an episode after the other, or all rows of a batch through them, and normalised, at once."""
+    """Plain torch layers; an episode after the other, or all rows of a batch through them, and normalised, at once.
+
+    Of one support row for each class, in their order, as the sampler gives them.
+    """
     net, tasks = peers.plain(problem), peers.batch(problem).to(device)
     net.head = nn.Identity()
     net.to(device)
@@ -74,7 +70,7 @@ def _torch(problem: peers.Problem, device: str, *, apart: bool) -> peers.TorchCo
         total = 0.0
         for piece in tasks.chunks(1) if apart else [tasks]:
             support, query = (net(x.flatten(0, 1)).unflatten(0, x.shape[:2]) for x in (piece.support_x, piece.query_x))
-            answers = scores(support, query).flatten(0, 1)
+            answers = -torch.cdist(query, support).square().flatten(0, 1)
             loss = nn.functional.cross_entropy(answers, piece.query_y.flatten()) * len(piece) / len(tasks)
             loss.backward()
             total = total + loss.detach()
@@ -95,16 +91,14 @@ CONTENDERS: dict[str, dict[str, Callable[[peers.Problem, str], Any]]] = {
 }
 
 
-def judged(learner: str, weights: dict[str, Tensor], tasks: mk.tasks.Episodes, count: int, device: str) -> Any:
-    """The trained weights' score on so many tasks, the query rows of each answered together."""
-    if learner == "maml":
-        model = peers.model(MAML)
-        judge: nn.Module = mk.MAML(model, rule=mk.SGD(MAML.lr), steps=MAML.steps)
-    else:
-        model = embedding(MAML)
-        judge = mk.ProtoNet(model)
-    model.load_state_dict(weights)
-    return mk.evaluate(judge.to(device).eval(), tasks, n_tasks=count, protocol="transductive")
+def accuracy(
+    learner: str, weights: dict[str, Tensor], tasks: mk.tasks.Episodes, count: int, device: str
+) -> tuple[float, float]:
+    """Of the trained weights on so many tasks, the query rows of each answered together: mean and half an interval."""
+    net = peers.model(MAML) if learner == "maml" else embedding(MAML)
+    net.load_state_dict(weights)
+    judge = peers.maml(MAML, net) if learner == "maml" else mk.ProtoNet(net)
+    return handwriting.accuracy(judge.to(device).eval(), tasks, "transductive", episodes=count)
 
 
 class Clock:
@@ -155,10 +149,8 @@ def race(learner: str, name: str, seed: int, parts: dict[str, mk.tasks.LabelledD
             step()
             steps += 1
         clock.stop()
-        result = judged(learner, contender.weights(), validation, VALIDATION, options.device)
-        curve.append((round(clock.seconds, 3), round(float(result.mean()[-1]), 5)))
-    result = judged(learner, contender.weights(), test, TEST, options.device)
-    low, high = result.interval()
+        validated, _ = accuracy(learner, contender.weights(), validation, VALIDATION, options.device)
+        curve.append((round(clock.seconds, 3), round(validated / 100, 5)))
     return {
         "learner": learner,
         "contender": name,
@@ -168,7 +160,7 @@ def race(learner: str, name: str, seed: int, parts: dict[str, mk.tasks.LabelledD
         "tasks_per_second": TASKS * steps / clock.seconds,
         "seconds": clock.seconds,
         "reached": curve[-1][1] >= TARGET,
-        "test": (100 * float(result.mean()[-1]), 50 * float(high[-1] - low[-1])),
+        "test": accuracy(learner, contender.weights(), test, TEST, options.device),
         "curve": curve,
     }
 
@@ -208,8 +200,7 @@ def main() -> None:
     if options.quick:
         options.seconds, options.seeds = 2, 1
     parts = {part: mk.tasks.omniglot(split=part).rotations().to(options.device) for part in ("train", "val", "test")}
-    place = torch.cuda.get_device_name() if options.device.startswith("cuda") else "cpu"
-    facts = measure.machine(torch=torch.__version__, threads=torch.get_num_threads(), device=place)
+    facts = measure.machine(**worker.facts(options.device))
     for learner in options.learners:
         for name in (name for name in CONTENDERS[learner] if name in options.contenders):
             for seed in range(options.seeds):

@@ -59,7 +59,7 @@ class _ConvolveBackward(torch.autograd.Function):
         ctx.stride, ctx.padding = stride, padding
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(grad, x, weight)
-        if wanted == (False, True) and _by_patches(x, weight.shape):
+        if wanted == (False, True):
             return None, weight_gradient(grad, x, weight.shape, stride, padding)
         to_x, to_weight = _backward(grad, to_groups(x), _kernels(weight), stride, padding, wanted)
         return (

@@ -11,12 +11,12 @@ import torch
 _SMALL = 1 << 14
 
 
-def threads_for(numbers: int, device: torch.device | None = None) -> contextlib.AbstractContextManager[None]:
+def threads_for(numbers: int, device: torch.device) -> contextlib.AbstractContextManager[None]:
     """One thread while so few numbers are worked on: several would spend their time waiting for each other.
 
     All the more where other processes want the cores too: a thread that has to wait for one holds up all.
     """
-    small = numbers <= _SMALL and (device is None or device.type == "cpu")
+    small = numbers <= _SMALL and device.type == "cpu"
     return one_thread() if small and torch.get_num_threads() > 1 else contextlib.nullcontext()
 
 

@@ -16,6 +16,15 @@ def root():
     return ROOT
 
 
+@pytest.fixture
+def two_threads():
+    """As a user's torch has them where there are two cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
 def pytest_collection_modifyitems(items):
     """Skip, and say so, what needs a device that is not here."""
     if torch.cuda.is_available():

@@ -346,26 +346,21 @@ def test_where_compile_is_impossible_it_says_so_once_and_goes_on():
 
 
 @pytest.mark.parametrize("work", ["draw", "step", "judge"])
-def test_small_tasks_are_worked_on_by_one_thread(work, monkeypatch):
+def test_small_tasks_are_worked_on_by_one_thread(work, two_threads, monkeypatch):
     """Two threads with one core between them wait for each other at every operation."""
-    before, seen = torch.get_num_threads(), []
-    sine = torch.Tensor.sin_
+    seen, sine = [], torch.Tensor.sin_
     monkeypatch.setattr(torch.Tensor, "sin_", lambda x: (seen.append(torch.get_num_threads()), sine(x))[1])
     learner = make_learner()
     learner.loss = lambda *sides: (seen.append(torch.get_num_threads()), mk.inner.task_loss(*sides))[1]
     batch = TASKS.sample(4, seed=0)
-    torch.set_num_threads(2)
-    try:
-        seen.clear()
-        if work == "draw":
-            TASKS.sample(4, seed=0)
-        elif work == "step":
-            mk.step.OuterStep(learner, torch.optim.SGD(learner.parameters(), lr=0.01))(batch)
-        else:
-            mk.evaluate(learner, batch)
-        assert set(seen) == {1} and torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(before)
+    seen.clear()
+    if work == "draw":
+        TASKS.sample(4, seed=0)
+    elif work == "step":
+        mk.step.OuterStep(learner, torch.optim.SGD(learner.parameters(), lr=0.01))(batch)
+    else:
+        mk.evaluate(learner, batch)
+    assert set(seen) == {1} and torch.get_num_threads() == 2
 
 
 @pytest.mark.gpu

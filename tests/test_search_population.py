@@ -180,14 +180,6 @@ def test_a_gpu_gives_the_same_losses():
     assert torch.allclose(here.losses(batch.query_x, batch.query_y), losses, atol=1e-4)
 
 
-@pytest.fixture
-def two_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
-
-
 def test_stacks_that_train_side_by_side_end_the_same_to_the_bit(two_threads, monkeypatch):
     batch, several, losses, at_work = tasks("real"), architectures(0), {}, set()
     train_stack = _Stack.train
