@@ -20,7 +20,7 @@ import torch
 from PIL import Image, ImageDraw
 
 import metakit as mk
-from metakit.tasks import _strokes
+from metakit.data import _strokes
 
 SIZE, CHARACTERS, DRAWERS = 28, 20, 20
 

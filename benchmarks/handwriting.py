@@ -16,8 +16,8 @@ import torch.nn.functional as F
 import worker
 
 import metakit as mk
-from metakit.tasks.augment import affine, move
-from metakit.tasks.labelled import as_real
+from metakit.data.augment import affine, move
+from metakit.data.labelled import as_real
 
 # One recipe for every set of alphabets. What makes another class of a class, and another drawing of a drawing:
 WARP = mk.tasks.Augment(rotate=25, scale=0.35, shear=0.5, shift=0, elastic=2.5, pen=0)

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 import metakit as mk
-from metakit.checkpoint import read_checkpoint
+from metakit.files import read_checkpoint
 
 
 @dataclasses.dataclass

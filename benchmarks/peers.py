@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 import metakit as mk
-from metakit.step import OuterStep
+from metakit.outer.step import OuterStep
 
 Arrays = dict[str, np.ndarray]
 

@@ -4,13 +4,13 @@ tasks.sample(T) -> TaskBatch -> learner(batch) -> losses [T] -> fit(...) -> eval
 """
 
 from metakit import models, nn, search, tasks
-from metakit.batch import TaskBatch
-from metakit.comparison import Comparison, compare
-from metakit.evaluation import Evaluation, evaluate
 from metakit.inner import SGD, Adam, LearnedSGD, Momentum, RMSProp, adapt
+from metakit.judging.comparison import Comparison, compare
+from metakit.judging.evaluation import Evaluation, evaluate
 from metakit.learners import MAML, FineTune, Matching, MultiStep, NearestNeighbour, ProtoNet, Reptile, Ridge
 from metakit.outer import DivergedError, History, Run, fit
 from metakit.saving import load, save
+from metakit.tasks.batch import TaskBatch
 
 __version__ = "0.1.0"
 __all__ = [

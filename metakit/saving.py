@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from metakit import inner, learners, models
-from metakit.checkpoint import read_checkpoint, write_checkpoint
+from metakit.files import read_checkpoint, write_checkpoint
 
 _FORMAT = 1
 

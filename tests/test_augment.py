@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
+from metakit.data.augment import affine, move, thicken
 from metakit.tasks import Augment, Episodes, Glyphs
-from metakit.tasks.augment import affine, move, thicken
 
 OFF = dict.fromkeys(("rotate", "scale", "shear", "shift", "elastic", "pen"), 0.0)
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from metakit.tasks import _characters, _omniglot, datasets, omniglot
+from metakit.data import _characters, _omniglot, datasets, omniglot
 
 REAL = os.environ.get("METAKIT_DATA")
 real = pytest.mark.skipif(not REAL, reason="METAKIT_DATA names no folder with the real Omniglot archives")

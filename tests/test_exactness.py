@@ -9,8 +9,9 @@ import torch
 from torch.func import functional_call
 
 import metakit as mk
-from metakit import convolution, inner
-from metakit.convolution import convolve
+from metakit import inner
+from metakit.nn import convolution
+from metakit.nn.convolution import convolve
 
 TASKS = 3
 MODELS = ("mlp", "convnet", "resnet")
@@ -279,7 +280,7 @@ def test_chunks_change_nothing_but_memory(kind, adapt, order):
     for chunk in (1, 2, 5):
         learner = mk.MAML(make_model(kind), rule=mk.LearnedSGD(lr=0.1), steps=2, adapt=adapt, order=order)
         optimizer = torch.optim.SGD(learner.parameters(), lr=0.1)
-        mk.step.OuterStep(learner, optimizer, chunk=chunk)(batch)
+        mk.outer.OuterStep(learner, optimizer, chunk=chunk)(batch)
         weights.append([p.detach() for p in learner.parameters()])
     assert_same(weights[0], weights[1], 1e-12)
     assert_same(weights[0], weights[2], 1e-12)

@@ -71,7 +71,7 @@ def test_bfloat16_changes_the_gradient_a_little_and_only_the_gradient(kind):
         learner = list(image_learners())[kind]
         before = weights_of(learner)
         sgd = torch.optim.SGD(learner.parameters(), lr=1.0)
-        loss = mk.step.OuterStep(learner, sgd, autocast=autocast)(image_tasks().sample(4, seed=0))
+        loss = mk.outer.OuterStep(learner, sgd, autocast=autocast)(image_tasks().sample(4, seed=0))
         assert {p.dtype for p in learner.parameters()} == {torch.float32}
         gradients.append((before - weights_of(learner), loss))
     (exact, loss), (rounded, near) = gradients
@@ -117,7 +117,7 @@ def test_the_learning_rate_does_not_change_its_meaning_with_the_meta_batch():
     batch = TASKS.sample(1, seed=0)
     repeated = mk.TaskBatch(*(t.expand(6, *t.shape[1:]) for t in batch.tensors))
     for learner, tasks in ((one, batch), (many, repeated)):
-        mk.step.OuterStep(learner, torch.optim.SGD(learner.parameters(), lr=0.1))(tasks)
+        mk.outer.OuterStep(learner, torch.optim.SGD(learner.parameters(), lr=0.1))(tasks)
     torch.testing.assert_close(weights_of(one), weights_of(many))
 
 
@@ -321,7 +321,7 @@ def test_compile_takes_classes_and_tasks_that_lie_apart_in_memory():
     for compile in (False, True):
         torch.manual_seed(0)
         learner = mk.MAML(mk.models.MLP(2, [4], 3))
-        step = mk.step.OuterStep(learner, torch.optim.SGD(learner.parameters(), lr=0.1), compile=compile)
+        step = mk.outer.OuterStep(learner, torch.optim.SGD(learner.parameters(), lr=0.1), compile=compile)
         losses = [step(batch) for batch in batches]
         weights.append(torch.cat([torch.tensor(losses), weights_of(learner)]))
     torch.testing.assert_close(*weights, rtol=1e-4, atol=1e-6)
@@ -357,7 +357,7 @@ def test_small_tasks_are_worked_on_by_one_thread(work, two_threads, monkeypatch)
     if work == "draw":
         TASKS.sample(4, seed=0)
     elif work == "step":
-        mk.step.OuterStep(learner, torch.optim.SGD(learner.parameters(), lr=0.01))(batch)
+        mk.outer.OuterStep(learner, torch.optim.SGD(learner.parameters(), lr=0.01))(batch)
     else:
         mk.evaluate(learner, batch)
     assert set(seen) == {1} and torch.get_num_threads() == 2
@@ -371,7 +371,7 @@ def test_a_gpu_gives_the_run_of_the_cpu(compile):
     for device in ("cpu", "cuda"):
         learner = make_learner().to(device)
         optimizer = torch.optim.SGD(learner.parameters(), lr=0.01)
-        outer_step = mk.step.OuterStep(learner, optimizer, compile=compile and device == "cuda")
+        outer_step = mk.outer.OuterStep(learner, optimizer, compile=compile and device == "cuda")
         for batch in batches:
             outer_step(batch.to(device))
         weights.append(weights_of(learner).cpu())

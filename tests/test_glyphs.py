@@ -6,8 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from metakit.tasks import Episodes, Glyphs, LabelledData, glyphs
-from metakit.tasks._strokes import SEGMENTS, STROKES, Characters, Dice, characters, rasterise, trace
+from metakit.data import glyphs
+from metakit.data._strokes import SEGMENTS, STROKES, Characters, Dice, characters, rasterise, trace
+from metakit.tasks import Episodes, Glyphs, LabelledData
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 import metakit as mk
 from metakit.cli import app
-from metakit.step import OuterStep
+from metakit.outer.step import OuterStep
 
 pytestmark = pytest.mark.gpu
 DEVICE = "cuda"

@@ -261,7 +261,7 @@ def test_the_outer_step_sees_every_inner_step_whatever_the_chunk(chunk):
     batch = make_batch("mlp", tasks=5)
     learner = mk.MultiStep(mk.MAML(make_model("mlp"), rule=mk.LearnedSGD(0.1, per="tensor", per_step=True), steps=3))
     expected = gradient(learner(batch), learner.parameters())
-    outer_step = mk.step.OuterStep(learner, torch.optim.SGD(learner.parameters(), lr=1.0), chunk=chunk)
+    outer_step = mk.outer.OuterStep(learner, torch.optim.SGD(learner.parameters(), lr=1.0), chunk=chunk)
     before = [p.detach().clone() for p in learner.parameters()]
     outer_step(batch)
     moves = [a - p.detach() for a, p in zip(before, learner.parameters(), strict=True)]

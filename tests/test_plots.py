@@ -7,7 +7,7 @@ import torch
 from matplotlib.figure import Figure
 
 from metakit import History, plots
-from metakit.evaluation import Evaluation
+from metakit.judging.evaluation import Evaluation
 
 
 @pytest.fixture

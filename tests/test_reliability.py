@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import metakit as mk
-from metakit.checkpoint import read_checkpoint, write_checkpoint
+from metakit.files import read_checkpoint, write_checkpoint
 
 
 @pytest.fixture

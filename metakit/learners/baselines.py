@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from metakit.batch import TaskBatch
 from metakit.inner import task_loss
 from metakit.learners.common import check_is_batch, check_losses, one_hot, predict
+from metakit.tasks.batch import TaskBatch
 
 
 class NearestNeighbour(nn.Module):

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from metakit.batch import TaskBatch
 from metakit.inner import Loss, check_model, task_loss
 from metakit.learners.common import check_losses, check_positive, check_protocol, embedded, one_hot, predict
 from metakit.nn import in_full
+from metakit.tasks.batch import TaskBatch
 
 
 class Ridge(nn.Module):

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from metakit.batch import TaskBatch, check_classes, check_tasks
 from metakit.models import IMAGE_NETWORKS, MLP
 from metakit.nn import BatchNorm2d, statistics_from_first
+from metakit.tasks.batch import TaskBatch, check_classes, check_tasks
 
 PROTOCOLS = ("transductive", "inductive")
 

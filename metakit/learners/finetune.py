@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from metakit.batch import TaskBatch
 from metakit.inner import Loss, Weights, adaptable, check_model, run, stacked, task_loss, trajectory
 from metakit.learners.common import check_batch, check_losses, check_protocol, check_steps, predict
 from metakit.learners.gradient import answer, prepared
+from metakit.tasks.batch import TaskBatch
 
 
 class FineTune(nn.Module):

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from metakit.batch import TaskBatch
 from metakit.inner import SGD, Loss, Weights, adapt, adaptable, check_model, run, stacked, task_loss, trajectory
 from metakit.learners.common import (
     by_protocol,
@@ -19,6 +18,7 @@ from metakit.learners.common import (
     check_steps,
     predict,
 )
+from metakit.tasks.batch import TaskBatch
 
 
 class MAML(nn.Module):

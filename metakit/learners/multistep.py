@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from metakit.batch import TaskBatch
 from metakit.inner import Loss
 from metakit.learners.common import check_losses, predict
 from metakit.learners.gradient import MAML
+from metakit.tasks.batch import TaskBatch
 
 
 class MultiStep(nn.Module):

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from metakit.evaluation import NORMAL_95
+from metakit.judging.evaluation import NORMAL_95
 from metakit.plots.figures import BLACK, BLUE, CYCLE, DASHES, GREY, RED, SKY, plain_log_axis
 
 _LOW, _HIGH = 1e-3, 1e3  # losses beyond are drawn at the edge

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from matplotlib.axes import Axes
 
-from metakit.comparison import Comparison
+from metakit.judging.comparison import Comparison
 from metakit.plots.figures import BLUE, GREY, ORANGE
 
 

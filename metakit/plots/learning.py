@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from metakit.evaluation import Evaluation
+from metakit.judging.evaluation import Evaluation
 from metakit.plots.figures import BLUE, CYCLE, DASHES, GREY, RED, SKY, count, plain_log_axis
 
 

@@ -8,7 +8,7 @@ import torch
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from metakit.evaluation import NORMAL_95
+from metakit.judging.evaluation import NORMAL_95
 from metakit.plots.figures import CYCLE, DASHES, count, plain_log_axis
 
 _LOW, _HIGH = 0.05, 50.0

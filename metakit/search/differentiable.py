@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metakit.batch import TaskBatch
 from metakit.inner import SGD, adapt, run, stacked, task_loss
 from metakit.nn import Linear
 from metakit.search.population import ACTIVATIONS
 from metakit.search.space import Candidate, Choice, Number, Space
 from metakit.search.strategies import cells_of, check_whole
+from metakit.tasks.batch import TaskBatch
 
 # A range of numbers is mixed from at most this many of its values.
 _OPTIONS = 8

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from metakit.batch import TaskBatch
-from metakit.checkpoint import read_checkpoint, write_checkpoint
+from metakit.files import read_checkpoint, write_checkpoint
 from metakit.models import MLP
 from metakit.search.adapters import SuccessiveHalving
 from metakit.search.population import Architecture, Population
 from metakit.search.space import Candidate, Space
 from metakit.search.strategies import CrossEntropy, Random, check_whole
+from metakit.tasks.batch import TaskBatch
 
 # Validation losses on a curve, besides the first.
 _POINTS = 20

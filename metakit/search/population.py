@@ -21,8 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metakit.batch import TaskBatch
 from metakit.models import MLP
+from metakit.tasks.batch import TaskBatch
 from metakit.threads import one_thread
 
 ACTIVATIONS = ("relu", "sigmoid", "tanh")  # Their derivatives are functions of their outputs.

@@ -1,12 +1,12 @@
 """Task distributions: what a learner is trained on and judged by, each with ``.sample(n_tasks) -> TaskBatch``."""
 
-from metakit.tasks.augment import Augment
-from metakit.tasks.clusters import kmeans
-from metakit.tasks.datasets import digits, omniglot
+from metakit.data.augment import Augment
+from metakit.data.clusters import kmeans
+from metakit.data.datasets import digits, omniglot
+from metakit.data.glyphs import Glyphs
+from metakit.data.labelled import LabelledData
 from metakit.tasks.disjoint import check_disjoint
 from metakit.tasks.episodes import Episodes
-from metakit.tasks.glyphs import Glyphs
-from metakit.tasks.labelled import LabelledData
 from metakit.tasks.pooled import Pooled
 from metakit.tasks.regression import LinearRegression, Sinusoids
 

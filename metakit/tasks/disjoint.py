@@ -6,8 +6,8 @@ import hashlib
 
 from torch import Tensor
 
+from metakit.data.labelled import LabelledData
 from metakit.tasks.episodes import Episodes
-from metakit.tasks.labelled import LabelledData
 
 
 def check_disjoint(seen: LabelledData | Episodes, unseen: LabelledData | Episodes) -> None:

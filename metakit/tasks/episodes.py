@@ -7,9 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from metakit.batch import TaskBatch
-from metakit.tasks._checks import Device, as_device, as_generator, whole
-from metakit.tasks.labelled import LabelledData, as_real
+from metakit.checks import Device, as_device, as_generator, whole
+from metakit.data.labelled import LabelledData, as_real
+from metakit.tasks.batch import TaskBatch
 
 Augment = Callable[[Tensor, torch.Generator | None], Tensor]
 

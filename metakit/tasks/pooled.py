@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from metakit.batch import TaskBatch
-from metakit.tasks._checks import Device, as_device, as_generator, whole
-from metakit.tasks.labelled import LabelledData, as_real
+from metakit.checks import Device, as_device, as_generator, whole
+from metakit.data.labelled import LabelledData, as_real
+from metakit.tasks.batch import TaskBatch
 
 
 class Pooled:

@@ -8,8 +8,8 @@ import math
 import torch
 from torch import Tensor
 
-from metakit.batch import TaskBatch
-from metakit.tasks._checks import Device, as_device, as_generator, real, span, whole
+from metakit.checks import Device, as_device, as_generator, real, span, whole
+from metakit.tasks.batch import TaskBatch
 from metakit.threads import threads_for
 
 

@@ -10,8 +10,8 @@ import torch
 from matplotlib.figure import Figure
 
 from metakit import plots
-from metakit.batch import TaskBatch
 from metakit.tasks import Sinusoids
+from metakit.tasks.batch import TaskBatch
 from metakit.widgets.explorer import LINE, VIEWED, Explorer, another, by_name
 
 _GRID = 101

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from metakit import plots
-from metakit.tasks._strokes import rasterise
+from metakit.data._strokes import rasterise
 from metakit.widgets.explorer import show_widget
 
 Strokes = Sequence[Sequence[Sequence[float]]]

@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from metakit import plots
-from metakit.batch import TaskBatch
 from metakit.inner import task_loss
 from metakit.tasks import Sinusoids
+from metakit.tasks.batch import TaskBatch
 from metakit.widgets.explorer import LINE, VIEWED, Explorer, another
 
 _MOST_SHOTS, _MOST_STEPS = 40, 20

@@ -17,7 +17,7 @@ from metakit import plots
 from metakit.inner import SGD, run, stacked, task_loss, trajectory
 from metakit.learners import MAML, FineTune
 from metakit.models import MLP
-from metakit.step import OuterStep
+from metakit.outer.step import OuterStep
 from metakit.tasks import Sinusoids
 from metakit.widgets.explorer import LATE, LINE, ROW, VIEWED, Explorer, button
 

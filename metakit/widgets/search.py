@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from metakit import plots
-from metakit.batch import TaskBatch
 from metakit.search import CrossEntropy, Evolution, Random, Result, Space, SuccessiveHalving, Trial, train
+from metakit.tasks.batch import TaskBatch
 from metakit.widgets.explorer import LATE, LINE, ROW, STYLE, VIEWED, Explorer, button
 
 NETWORKS = Space(

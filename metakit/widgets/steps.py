@@ -14,11 +14,11 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from metakit import plots
-from metakit.evaluation import evaluate
 from metakit.inner import SGD
+from metakit.judging.evaluation import evaluate
 from metakit.learners import MAML
 from metakit.models import MLP
-from metakit.step import OuterStep
+from metakit.outer.step import OuterStep
 from metakit.tasks import Sinusoids
 from metakit.widgets.adaptation import adaptation
 from metakit.widgets.explorer import ROW, VIEWED, Explorer, button

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from metakit.tasks._checks import Device, as_device, whole
-from metakit.tasks._strokes import SEGMENTS, STROKES, Characters, Dice, characters, rasterise, trace
-from metakit.tasks.labelled import LabelledData
+from metakit.checks import Device, as_device, whole
+from metakit.data._strokes import SEGMENTS, STROKES, Characters, Dice, characters, rasterise, trace
+from metakit.data.labelled import LabelledData
 
 _SIDE = 28  # pixels are counted on a canvas of this side, whatever the size asked for
 _SAMPLES = 11  # points on a segment at that size: about one for every pixel

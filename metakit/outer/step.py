@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.func import functional_call
 
-from metakit.batch import TaskBatch
 from metakit.learners import chunk_size
+from metakit.tasks.batch import TaskBatch
 from metakit.threads import threads_for
 
 Gradient = tuple[Tensor, Sequence[Tensor | None], Tensor]

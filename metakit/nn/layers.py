@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metakit.convolution import (
+from metakit.nn.convolution import (
     convolve,
     convolve_relu_pool,
     from_groups,

@@ -16,10 +16,10 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from metakit.checkpoint import read_checkpoint, write_checkpoint
-from metakit.evaluation import evaluate
-from metakit.schedules import Schedule
-from metakit.step import OuterStep
+from metakit.files import read_checkpoint, write_checkpoint
+from metakit.judging.evaluation import evaluate
+from metakit.outer.schedules import Schedule
+from metakit.outer.step import OuterStep
 
 _VALIDATION_TASKS = 100
 _VALIDATION_SEED = 1_000_003
@@ -147,7 +147,7 @@ def fit(
             Reptile plain SGD).
         schedule: how the outer learning rate changes: the name of a ``torch.optim.lr_scheduler`` class such as
             ``"CosineAnnealingLR"`` or ``"OneCycleLR"``, stretched over the steps or the time of the run, or a callable
-            ``optimizer -> scheduler`` that moves once a step; see ``metakit.schedules``.
+            ``optimizer -> scheduler`` that moves once a step; see ``metakit.outer.schedules``.
         seed: of the tasks drawn. The same seed on the same device gives the same run.
         device: where to train; where the learner is, when left out.
         compile: have the whole outer step compiled (CPU) or recorded as a CUDA graph (GPU): it pays for small tasks and

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from metakit.tasks._characters import Character
+from metakit.data._characters import Character
 
 DRAWERS = 20
 SIDE = 105

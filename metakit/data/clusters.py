@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from metakit.tasks._checks import as_generator, whole
+from metakit.checks import as_generator, whole
 
 
 def kmeans(

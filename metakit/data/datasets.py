@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 
-from metakit.tasks._characters import SPLITS, Character, wanted
-from metakit.tasks._checks import whole
-from metakit.tasks._omniglot import DRAWERS, Source, read_drawings
-from metakit.tasks.labelled import LabelledData
+from metakit.checks import whole
+from metakit.data._characters import SPLITS, Character, wanted
+from metakit.data._omniglot import DRAWERS, Source, read_drawings
+from metakit.data.labelled import LabelledData
 
 _URL = "https://raw.githubusercontent.com/brendenlake/omniglot/master/python"
 # The official checksums: of the downloads, not of what a user has packed anew.

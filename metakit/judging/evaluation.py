@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from metakit.batch import TaskBatch
 from metakit.inner import task_loss
 from metakit.learners import answers_together, check_protocol, chunk_size
+from metakit.tasks.batch import TaskBatch
 from metakit.threads import threads_for
 
 # Tasks are drawn this many at a time, whatever the chunk: the same seed gives the same tasks on any machine.

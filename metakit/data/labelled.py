@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from metakit.tasks._checks import Device, as_generator, whole
+from metakit.checks import Device, as_generator, whole
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

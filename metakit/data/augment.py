@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metakit.tasks._checks import real
+from metakit.checks import real
 
 _GRID = 4  # elastic displacements are drawn on a grid of 4 x 4 and interpolated
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from metakit.evaluation import NORMAL_95, evaluate
+from metakit.judging.evaluation import NORMAL_95, evaluate
 from metakit.learners import answers_together, check_protocol
 
 

@@ -1,0 +1,223 @@
+"""The contract: all that the engine asks of what it works with. Nothing else is ever asked.
+
+    tasks.sample(T) -> batch -> learner(batch) -> losses [T] -> an estimator's gradient -> a stock optimiser's move
+
+A learner is an ``nn.Module`` that turns a batch of T tasks into one loss for each. Whatever does that is trained by
+``fit``, judged by ``evaluate`` and ``compare``, and drawn by the same plots. What a class can offer beyond that stands
+here as a protocol with its default; a class of your own needs none of it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol, Self, runtime_checkable
+
+import torch
+from torch import Tensor
+
+Weights = dict[str, Tensor]
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+# --- What is drawn. ---
+
+
+@runtime_checkable
+class Batch(Protocol):
+    """T tasks: rows to learn from and be judged on, a set of environments, a stream of minibatches, ...
+
+    ``batch[2:5]`` is a batch of three of them. ``TaskBatch`` is the one with support and query rows.
+    """
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: slice, /) -> Self: ...
+
+    def to(self, device: torch.device | str | None, /) -> Self: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+
+@runtime_checkable
+class Tasks(Protocol):
+    """A distribution of tasks. The same generator state draws the same tasks."""
+
+    def sample(
+        self, n_tasks: int, *, generator: torch.Generator | None = None, device: torch.device | None = None
+    ) -> Any: ...
+
+
+# --- Who learns. ---
+
+
+@runtime_checkable
+class Learner(Protocol):
+    """An ``nn.Module`` whose call turns a batch of T tasks into T losses. That, and nothing else, is trained.
+
+    The loss of a task may not depend on the other tasks of the batch: a batch can be worked on in pieces.
+    """
+
+    def __call__(self, batch: Any, /) -> Tensor: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Measure:
+    """What a score says: its name, and which way is better; ``percent`` if it is a share, best told in percent."""
+
+    name: str
+    higher_is_better: bool = False
+    percent: bool = False
+
+    @property
+    def sign(self) -> int:
+        """1 where more is better, -1 where less is."""
+        return 1 if self.higher_is_better else -1
+
+    def __str__(self) -> str:
+        return self.name
+
+
+LOSS = Measure("loss")
+ACCURACY = Measure("accuracy", higher_is_better=True, percent=True)
+RETURN = Measure("return", higher_is_better=True)
+Scores = Mapping[Measure, Tensor]
+
+
+@runtime_checkable
+class Judged(Protocol):
+    """A learner that can say more than a loss: scores after each stage of its inner loop.
+
+    ``axis`` names what the stages count ("inner steps", "context rows", "optimiser steps", "trials"). Each stage is a
+    pair of the count at which it stands and its scores, one number per task each; the first score is the headline.
+    Without it a learner is judged by its loss, once.
+    """
+
+    axis: str
+
+    def scores(self, batch: Any, steps: int | None, protocol: str | None, /) -> Iterator[tuple[int, Scores]]: ...
+
+
+@runtime_checkable
+class Company(Protocol):
+    """A learner that says whether its answers to the rows of a task depend on each other, so that a protocol matters.
+
+    ``protocol`` is how it treats them when it is trained. A learner that does not say is labelled ``"unstated"``.
+    """
+
+    protocol: str
+
+    @property
+    def answers_together(self) -> bool: ...
+
+
+@runtime_checkable
+class Choosy(Protocol):
+    """A learner with an outer optimiser and rate of its own kind; Adam at 0.001 otherwise."""
+
+    outer_optimizer: type[torch.optim.Optimizer]
+    outer_lr: float
+
+
+@runtime_checkable
+class Paced(Protocol):
+    """A learner that changes with the outer steps done: told of each by the outer loop."""
+
+    def pace(self, step: int, /) -> None: ...
+
+
+@runtime_checkable
+class Sized(Protocol):
+    """A learner that says how many tasks of a batch it wants to hold at once; ``None`` for all of them."""
+
+    def tasks_at_once(self, batch: Any, /) -> int | None: ...
+
+
+# --- What it works with. ---
+
+
+@dataclasses.dataclass(frozen=True)
+class InnerStep:
+    """What an inner rule is told, once a step: all that there is to know, so that a new rule needs no new argument.
+
+    Arguments:
+        weights: the weights w_k, stacked over tasks: ``{name: [T, ...]}``.
+        grads: the gradients of each task's loss with respect to them, of the same shapes.
+        loss: the loss of each task at w_k, ``[T]``.
+        k: number of the step, from 0.
+        steps: number of steps K that will be made, if it is known.
+    """
+
+    weights: Weights
+    grads: Weights
+    loss: Tensor | None = None
+    k: int = 0
+    steps: int | None = None
+
+
+@runtime_checkable
+class Rule(Protocol):
+    """An inner update, of operations that autograd can differentiate; its own parameters are meta-parameters."""
+
+    def init_state(self, weights: Weights, /) -> Any: ...
+
+    def step(self, now: InnerStep, state: Any, /) -> tuple[Weights, Any]: ...
+
+
+@runtime_checkable
+class Fitted(Protocol):
+    """A rule whose parameters have the shapes of the weights: made ready for those of a learner, once."""
+
+    def prepare(self, weights: Mapping[str, Tensor], steps: int, /) -> None: ...
+
+
+# --- How the outer loop moves. ---
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """A meta-gradient for the outer parameters, however it was got.
+
+    Arguments:
+        loss: mean loss over the tasks, a number in a tensor.
+        grads: one for each parameter, in their order; ``None`` for one that played no part.
+        carry: what the next estimate goes on from, tensors and plain values in dictionaries, lists and tuples; with it
+            the outer loop keeps the batch for another move. ``None``: the batch is done with, a new one is drawn.
+    """
+
+    loss: Tensor
+    grads: Sequence[Tensor | None]
+    carry: Any = None
+
+
+class Estimator(Protocol):
+    """How the meta-gradient is got: autograd, a truncated unroll, evolution strategies, a policy gradient, ...
+
+    ``parameters`` are those of the learner that are trained, by name; ``carry`` is what the last estimate on this batch
+    left, or ``None`` for a new batch. Randomness comes from torch's generator, which the outer loop seeds and keeps.
+    """
+
+    def __call__(self, learner: Any, parameters: Mapping[str, Tensor], batch: Any, carry: Any, /) -> Estimate: ...
+
+
+Combine = Callable[[Estimate], Estimate]
+"""Changes the estimate of a whole batch before the move: sums it over ranks, for one."""
+
+
+@runtime_checkable
+class Search(Protocol):
+    """A search under way: asked for candidates, told a score for each; lower is better, infinite if it failed."""
+
+    def ask(self, n: int, /) -> Sequence[Any]: ...
+
+    def tell(self, candidates: Sequence[Any], scores: Sequence[float], /) -> None: ...
+
+
+@runtime_checkable
+class Strategy(Protocol):
+    """How to choose the next candidates from the scores of those before; ``population`` are asked for in a round."""
+
+    population: int
+
+    def start(self, space: Any, /, *, seed: int = 0) -> Search: ...
