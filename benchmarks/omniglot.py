@@ -23,6 +23,7 @@ import torch
 import worker
 
 import metakit as mk
+from metakit.recipes import handwriting as recipe
 
 SETTINGS = ((5, 1), (5, 5), (20, 1), (20, 5))
 # Accuracy in percent, by setting, and the classes it was tested on. Snell, Swersky and Zemel 2017, table 1 (trained
@@ -61,7 +62,7 @@ def train_maml(options: argparse.Namespace) -> tuple[mk.MAML, mk.History]:
         model.load_state_dict(start.state_dict(), strict=False)
         torch.nn.init.zeros_(model.head.weight)
     learner = mk.MAML(model, rule=mk.LearnedSGD(INNER_LR, per="tensor"), steps=1, order=2)
-    tasks = mk.tasks.Episodes(seen(), options.ways, options.shots, TRAINING_QUERIES, augment=handwriting.AUGMENT)
+    tasks = mk.tasks.Episodes(seen(), options.ways, options.shots, TRAINING_QUERIES, augment=recipe.AUGMENT)
     run = {"meta_batch": META_BATCH[options.ways], "lr": MAML_LR, "schedule": "OneCycleLR", "autocast": torch.bfloat16}
     return learner, mk.fit(learner, tasks, minutes=options.minutes, seed=options.seed, device=options.device, **run)
 
@@ -72,7 +73,7 @@ def test(name: str, trained: Any, settings: list[tuple[int, int]], episodes: int
     for classes in TESTED_ON[name]:
         unseen = mk.tasks.omniglot(split="test", rotations=CLASSES[classes])
         learner, protocols = trained.eval(), mk.learners.PROTOCOLS
-        if not mk.learners.answers_together(trained):  # one protocol says all
+        if not trained.answers_together:  # one protocol says all
             protocols = ("inductive",)
         if isinstance(trained, mk.ProtoNet):
             learner, unseen = handwriting.known(trained, unseen)
@@ -128,7 +129,7 @@ def main() -> None:
 
     if options.learner == "prototypes":
         settings = list(SETTINGS)
-        trained, history, minutes = handwriting.train(seen(), options, restyle=None)
+        trained, history, minutes = handwriting.trained(seen(), options, None)
     else:
         settings = [(options.ways, options.shots)]
         trained, history = train_maml(options)
@@ -144,7 +145,7 @@ def main() -> None:
     entries = measure.renewed(options.output, entry, ("learner", "trained for", "seed"))
     text = (
         "Accuracy in percent with its 95% interval over episodes, each of so many queries a class. Transductive: "
-        f"{handwriting.HEAD['refine']} rounds of soft k-means over the queries of an episode. MAML from prototypes: "
+        f"{recipe.HEAD['refine']} rounds of soft k-means over the queries of an episode. MAML from prototypes: "
         "the minutes are its own, those of the prototypes come before them."
     )
     measure.write(options.output, "Omniglot: unseen characters", facts, entries, f"{text}\n\n{shown(entries)}")

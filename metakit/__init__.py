@@ -3,21 +3,22 @@
 tasks.sample(T) -> TaskBatch -> learner(batch) -> losses [T] -> fit(...) -> evaluate(...)
 """
 
-from metakit import models, nn, search, tasks
-from metakit.inner import SGD, Adam, LearnedSGD, Momentum, RMSProp, adapt
-from metakit.judging.comparison import Comparison, compare
-from metakit.judging.evaluation import Evaluation, evaluate
+from metakit import contracts, data, models, nn, recipes, search, tasks
+from metakit.inner import SGD, Adam, Clipped, Decayed, LearnedSGD, Momentum, RMSProp, adapt
+from metakit.judging import Comparison, Evaluation, compare, evaluate
 from metakit.learners import MAML, FineTune, Matching, MultiStep, NearestNeighbour, ProtoNet, Reptile, Ridge
-from metakit.outer import DivergedError, History, Run, fit
-from metakit.saving import load, save
+from metakit.outer import DivergedError, History, Run, Training, fit
+from metakit.saving import load, save, saved
 from metakit.tasks.batch import TaskBatch
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "MAML",
     "SGD",
     "Adam",
+    "Clipped",
     "Comparison",
+    "Decayed",
     "DivergedError",
     "Evaluation",
     "FineTune",
@@ -33,14 +34,19 @@ __all__ = [
     "Ridge",
     "Run",
     "TaskBatch",
+    "Training",
     "adapt",
     "compare",
+    "contracts",
+    "data",
     "evaluate",
     "fit",
     "load",
     "models",
     "nn",
+    "recipes",
     "save",
+    "saved",
     "search",
     "tasks",
 ]

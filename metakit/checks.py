@@ -1,19 +1,22 @@
-"""What every task distribution asks of its arguments, in one voice."""
+"""What is asked of numbers and other arguments where they come in, in one voice."""
 
 from __future__ import annotations
 
 import math
+import numbers
 import operator
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
 
 import torch
 
 Device = torch.device | str | None
+Option = TypeVar("Option")
 
 
 def whole(name: str, value: Any, *, least: int = 1) -> int:
-    """``value`` as an int of at least ``least``; booleans and fractions are refused."""
+    """``value`` as an int of at least ``least``; numpy's ints too, but no booleans and no fractions."""
+    value = _plain(value)
     try:
         number = operator.index(value)
     except TypeError:
@@ -25,15 +28,16 @@ def whole(name: str, value: Any, *, least: int = 1) -> int:
     return number
 
 
-def real(name: str, value: Any, *, least: float = -math.inf) -> float:
-    """``value`` as a finite float of at least ``least``."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise TypeError(f"{name} must be a real number, got {value!r}. Give a float.") from None
-    if not math.isfinite(number) or number < least:
-        rule = "finite" if least == -math.inf else f"finite and at least {least:g}"
-        raise ValueError(f"{name} must be {rule}, got {number}. Give a number in that range.")
+def real(name: str, value: Any, *, least: float = -math.inf, above: float = -math.inf, most: float = math.inf) -> float:
+    """``value`` as a finite float, from ``least`` (or just above ``above``) to ``most``; no booleans and no text."""
+    value = _plain(value)
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        raise TypeError(f"{name} must be a real number, got {value!r}. Give a float.")
+    number = float(value)
+    if not (math.isfinite(number) and least <= number <= most and number > above):
+        bounds = (("at least", least), ("above", above), ("at most", most))
+        rule = " and ".join(["finite", *(f"{words} {bound:g}" for words, bound in bounds if math.isfinite(bound))])
+        raise ValueError(f"{name} must be {rule}, got {number:g}. Give a number in that range.")
     return number
 
 
@@ -45,6 +49,36 @@ def span(name: str, value: Any) -> tuple[float, float]:
     if low > high:
         raise ValueError(f"{name} must be (low, high) with low <= high, got {value!r}. Swap the two.")
     return low, high
+
+
+def whole_span(name: str, value: Any, *, least: int = 1) -> tuple[int, int]:
+    """``value`` as whole numbers ``(low, high)``; one number n stands for ``(n, n)``."""
+    if not isinstance(value, tuple | list):
+        value = (value, value)
+    low, high = span(name, [whole(name, end, least=least) for end in value])
+    return int(low), int(high)
+
+
+def choice(name: str, value: Any, options: Iterable[Option]) -> Option:
+    """``value``, if it is one of the options."""
+    value, options = _plain(value), tuple(options)
+    for option in options:
+        if type(value) is type(option) and value == option:
+            return option
+    raise ValueError(f"{name} must be one of {', '.join(map(str, options))}, got {value!r}. Use one of these.")
+
+
+def in_words(message: str, check: Callable[[], Option]) -> Option:
+    """What a check returns; where it refuses, an error in words that fit the place better."""
+    try:
+        return check()
+    except (TypeError, ValueError):
+        raise ValueError(message) from None
+
+
+def _plain(value: Any) -> Any:
+    """A single number of numpy or torch as Python's own; anything else as it is."""
+    return value.item() if getattr(value, "shape", None) == () else value
 
 
 def as_device(device: Device) -> torch.device | None:

@@ -41,6 +41,16 @@ class Batch(Protocol):
 
 
 @runtime_checkable
+class Counted(Protocol):
+    """A batch that says how many numbers it holds: few of them are worked on by one thread, which is faster."""
+
+    def numel(self) -> int: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+
+@runtime_checkable
 class Tasks(Protocol):
     """A distribution of tasks. The same generator state draws the same tasks."""
 
@@ -116,7 +126,7 @@ class Company(Protocol):
 class Choosy(Protocol):
     """A learner with an outer optimiser and rate of its own kind; Adam at 0.001 otherwise."""
 
-    outer_optimizer: type[torch.optim.Optimizer]
+    outer_optimizer: Callable[..., torch.optim.Optimizer]
     outer_lr: float
 
 
@@ -129,9 +139,23 @@ class Paced(Protocol):
 
 @runtime_checkable
 class Sized(Protocol):
-    """A learner that says how many tasks of a batch it wants to hold at once; ``None`` for all of them."""
+    """A learner that says how many tasks of a batch it wants to hold at once, to be trained or to be judged.
 
-    def tasks_at_once(self, batch: Any, /) -> int | None: ...
+    ``None`` is all of them, as it is for one that does not say.
+    """
+
+    def tasks_at_once(self, batch: Any, /, *, training: bool) -> int | None: ...
+
+
+def pieces(learner: Any, batch: Any, *, training: bool, size: int | None = None) -> Iterator[Any]:
+    """The batch in pieces of so many tasks, or of as many as the learner wants to hold at once."""
+    if size is None and isinstance(learner, Sized):
+        size = learner.tasks_at_once(batch, training=training)
+    if size is None or size >= len(batch):
+        yield batch
+        return
+    for start in range(0, len(batch), size):
+        yield batch[start : start + size]
 
 
 # --- What it works with. ---
@@ -167,9 +191,12 @@ class Rule(Protocol):
 
 @runtime_checkable
 class Fitted(Protocol):
-    """A rule whose parameters have the shapes of the weights: made ready for those of a learner, once."""
+    """A rule whose parameters have the shapes of the weights: the rule, ready for those of one learner.
 
-    def prepare(self, weights: Mapping[str, Tensor], steps: int, /) -> None: ...
+    Itself where it is asked first; asked again, another of its kind: learners do not share what they learn by accident.
+    """
+
+    def prepared(self, weights: Mapping[str, Tensor], steps: int, /) -> Rule: ...
 
 
 # --- How the outer loop moves. ---
@@ -184,11 +211,13 @@ class Estimate:
         grads: one for each parameter, in their order; ``None`` for one that played no part.
         carry: what the next estimate goes on from, tensors and plain values in dictionaries, lists and tuples; with it
             the outer loop keeps the batch for another move. ``None``: the batch is done with, a new one is drawn.
+        size: a number that is finite if all gradients are, if it was worked out beside them.
     """
 
     loss: Tensor
     grads: Sequence[Tensor | None]
     carry: Any = None
+    size: Tensor | None = None
 
 
 class Estimator(Protocol):
@@ -218,6 +247,7 @@ class Search(Protocol):
 class Strategy(Protocol):
     """How to choose the next candidates from the scores of those before; ``population`` are asked for in a round."""
 
-    population: int
+    @property
+    def population(self) -> int: ...
 
     def start(self, space: Any, /, *, seed: int = 0) -> Search: ...

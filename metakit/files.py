@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import os
 import pathlib
 import tempfile
+import zipfile
 from typing import Any
 
 import torch
@@ -27,8 +27,8 @@ def write_checkpoint(path: str | pathlib.Path, content: dict[str, Any]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
             beside = pathlib.Path(file.name)
-            torch.save(content, buffer := io.BytesIO())
-            file.write(_sealed(buffer.getvalue()))
+            torch.save(content, buffer := io.BytesIO())  # in memory: of a full disk, a file's own write tells better
+            file.write(buffer.getbuffer())
             file.flush()
             os.fsync(file.fileno())
         os.replace(beside, path)
@@ -53,7 +53,7 @@ def read_checkpoint(path: str | pathlib.Path, kind: str) -> dict[str, Any]:
     if not path.exists():
         raise FileNotFoundError(f"there is no file {path}.")
     try:
-        content = torch.load(io.BytesIO(_verified(path.read_bytes())), map_location="cpu", weights_only=True)
+        content = torch.load(_checked(path), map_location="cpu", weights_only=True)
     except Exception as error:  # Damage can make the reader stumble anywhere, by any kind of error.
         reason = str(error).partition("\n")[0].rstrip(".")
         raise ValueError(f"{path} is damaged or not a metakit file: {reason}. Use an earlier copy.") from error
@@ -63,21 +63,10 @@ def read_checkpoint(path: str | pathlib.Path, kind: str) -> dict[str, Any]:
     return content
 
 
-# torch does not compare checksums when it reads. So the whole file's stands in its zip comment, at the very end.
-_DIGEST = hashlib.sha256
-
-
-def _sealed(archive: bytes) -> bytes:
-    digest = _DIGEST(archive).hexdigest().encode()
-    return archive[:-2] + len(digest).to_bytes(2, "little") + digest
-
-
-def _verified(file: bytes) -> bytes:
-    """The file, if it matches its checksum or, written by torch alone, has none."""
-    end = file.rfind(b"PK\5\6") + 22  # the last record of a zip archive ends with the length of its comment
-    length = int.from_bytes(file[end - 2 : end], "little")
-    if len(file) != end + length:
-        raise ValueError("it is no archive, or cut short")
-    if length and _DIGEST(file[: end - 2] + bytes(2)).hexdigest().encode() != file[end:]:
-        raise ValueError("it does not match its checksum")
-    return file
+def _checked(path: pathlib.Path) -> io.BytesIO:
+    """The archive once more, of members that match their checksums: torch itself compares none."""
+    with zipfile.ZipFile(path) as archive, zipfile.ZipFile(copy := io.BytesIO(), "w") as checked:
+        for name in archive.namelist():
+            checked.writestr(name, archive.read(name))
+    copy.seek(0)
+    return copy

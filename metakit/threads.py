@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import torch
+
+from metakit.contracts import Counted
 
 # Numbers in a batch below which threads do not pay.
 _SMALL = 1 << 14
@@ -18,6 +21,11 @@ def threads_for(numbers: int, device: torch.device) -> contextlib.AbstractContex
     """
     small = numbers <= _SMALL and device.type == "cpu"
     return one_thread() if small and torch.get_num_threads() > 1 else contextlib.nullcontext()
+
+
+def threads_for_batch(batch: Any) -> contextlib.AbstractContextManager[None]:
+    """``threads_for`` the numbers of a batch, if it counts them."""
+    return threads_for(batch.numel(), batch.device) if isinstance(batch, Counted) else contextlib.nullcontext()
 
 
 @contextlib.contextmanager

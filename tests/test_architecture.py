@@ -11,9 +11,10 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 FILES = sorted((ROOT / "metakit").rglob("*.py"))
 FLOORS = {
-    "contracts": 1,
+    "contracts": 0,
     "checks": 1,
     "files": 1,
+    "randomness": 1,
     "threads": 1,
     "saving": 1.5,
     "nn": 2,
@@ -25,6 +26,8 @@ FLOORS = {
     "judging": 7,
     "outer": 7.5,  # half a floor up: an outer loop judges as it goes
     "search": 7.5,
+    "recipes": 7.8,
+    "records": 7.9,
     "plots": 8,
     "the package itself": 8.5,  # the front door serves those who use the rooms, not the rooms
     "cli": 9,
@@ -33,7 +36,7 @@ FLOORS = {
     "__main__": 10,
 }
 HEAVY = ("matplotlib", "ipywidgets", "IPython", "jupyter_core", "sklearn", "pooch", "PIL", "typer")
-LONGEST_FILE, LONGEST_FUNCTION = 350, 40  # lines of code; of a function, below its signature
+LONGEST_FILE, LONGEST_FUNCTION = 340, 44  # lines of code; of a function, its signature among them
 
 
 def name_of(path):
@@ -81,7 +84,7 @@ def test_imports_point_strictly_downwards(path):
     [
         ("from metakit.outer import fit", "learners", ["metakit"], ["outer"]),
         ("from .models import MLP", "nn", ["metakit"], ["models"]),
-        ("from ..models import MLP", "tasks", ["metakit", "tasks"], ["models"]),
+        ("from ..learners import MAML", "tasks", ["metakit", "tasks"], ["learners"]),
         ("from .episodes import Episodes", "tasks", ["metakit", "tasks"], []),
         ("def f():\n    import metakit.plots", "search", ["metakit"], ["plots"]),
         ("from metakit import MAML", "plots", ["metakit"], ["the package itself"]),
@@ -103,7 +106,7 @@ def test_files_and_functions_stay_short(path):
     source = path.read_text(encoding="utf-8")
     module = ast.parse(source)
     functions = [node for node in ast.walk(module) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
-    lengths = {f.name: f.end_lineno - f.body[0].lineno + 1 - docstring_lines(f) for f in functions}
+    lengths = {f.name: f.end_lineno - f.lineno + 1 - docstring_lines(f) for f in functions}
     assert {name: length for name, length in lengths.items() if length > LONGEST_FUNCTION} == {}
     assert len(source.splitlines()) - docstring_lines(module) <= LONGEST_FILE
 

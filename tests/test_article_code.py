@@ -25,7 +25,7 @@ def linear_data(seed=0):
 def test_the_inner_example_trains_all_four_variables():
     torch.manual_seed(0)
     model, batch = mk.models.MLP(10, [5], 1), linear_data()
-    start = stacked(dict(model.named_parameters()), 1)
+    start = {name: w.clone() for name, w in stacked(dict(model.named_parameters()), 1).items()}
     weights = adapt(model, start, batch.support_x, batch.support_y, rule=mk.SGD(LR), steps=STEPS, order=1)
 
     # The same, with nothing but torch: one optimiser, made once, over all variables.

@@ -131,11 +131,14 @@ def test_it_is_seeded_by_the_generator_and_serves_episodes(pictures):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"rotate": 181}, "rotate must be at most 180, got 181. Lower it."),
-        ({"scale": 1.5}, "scale must be at most 1, got 1.5. Lower it."),
-        ({"shear": 2}, "shear must be at most 1, got 2. Lower it."),
-        ({"pen": 1.1}, "pen must be at most 1, got 1.1. Lower it."),
-        ({"shift": -1}, "shift must be finite and at least 0, got -1.0. Give a number in that range."),
+        (
+            {"rotate": 181},
+            "rotate must be finite and at least 0 and at most 180, got 181. Give a number in that range.",
+        ),
+        ({"scale": 1.5}, "scale must be finite and at least 0 and at most 1, got 1.5. Give a number in that range."),
+        ({"shear": 2}, "shear must be finite and at least 0 and at most 1, got 2. Give a number in that range."),
+        ({"pen": 1.1}, "pen must be finite and at least 0 and at most 1, got 1.1. Give a number in that range."),
+        ({"shift": -1}, "shift must be finite and at least 0, got -1. Give a number in that range."),
         ({"elastic": float("nan")}, "elastic must be finite and at least 0, got nan. Give a number in that range."),
     ],
 )

@@ -166,7 +166,7 @@ def test_a_saved_learner_of_curves_is_judged_again(tmp_path):
     trained = run("train", "sinusoid", "--steps", 5, "--test-tasks", 20, "--save", model)
     judged = run("evaluate", model, "sinusoid", "--test-tasks", 20)
     assert judged.exit_code == 0, judged.output
-    assert trained.output.endswith(judged.output) and "inner steps   mean   95% interval" in judged.output
+    assert trained.output.endswith(judged.output) and "inner steps   loss   95% interval" in judged.output
 
 
 def test_training_by_the_clock_with_a_schedule():
@@ -196,6 +196,25 @@ def test_files_and_devices_that_are_not_there_end_in_one_sentence(tmp_path):
     assert "there is no file" in refused("evaluate", tmp_path / "none.pt", "sinusoid")
     if not torch.cuda.is_available():
         assert "torch finds no GPU" in refused("train", "sinusoid", "--steps", 1, "--device", "cuda")
+
+
+OF_OTHER_ROWS = {
+    "pictures by views": (lambda: mk.ProtoNet(mk.models.Views(mk.models.ConvNet(width=4))), r"images \[1, 28, 28\]"),
+    "oblong pictures": (lambda: mk.MAML(mk.models.ConvNet(size=(20, 30), width=4, outputs=5)), r"images \[1, 20, 30\]"),
+    "any network": (
+        lambda: mk.MAML(torch.nn.Linear(5, 5)),
+        "MAML cannot answer .*: mat1 and mat2 shapes cannot be",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OF_OTHER_ROWS)
+def test_a_learner_of_other_rows_ends_in_one_sentence(name, tmp_path):
+    make, reason = OF_OTHER_ROWS[name]
+    mk.save(make(), tmp_path / "model.pt")
+    assert re.search(reason, refused("evaluate", tmp_path / "model.pt", "sinusoid"))
+    if name != "pictures by views":
+        assert re.search(reason, refused("evaluate", tmp_path / "model.pt", "glyphs", "--alphabets", 1))
 
 
 def test_more_ways_than_a_saved_learner_has_outputs(tmp_path):

@@ -236,6 +236,85 @@ def test_digits_are_the_real_ones():
     assert Episodes(data, 5, 1, 15).sample(2, seed=0).query_x.shape == (2, 75, 1, 8, 8)
 
 
+def alone(batch, t):
+    """Classes, rows and labels of one task's real rows, for each side."""
+    sides = zip(who(batch), (batch.support_y, batch.query_y), (batch.support_mask, batch.query_mask), strict=True)
+    return [(pairs[t][mask[t]], y[t][mask[t]]) for pairs, y, mask in sides]
+
+
+@pytest.mark.parametrize(
+    ("data", "options"),
+    [(planted(), {}), (planted(16, alphabets=2), {"within": "alphabet"}), (planted(), {"drawers": "different"})],
+    ids=["all", "alphabet", "drawers"],
+)
+def test_from_ranges_every_task_has_its_own_ways_and_shots(data, options):
+    batch = Episodes(data, ways=(2, 5), shots=(1, 3), queries=2, **options).sample(3000, seed=0)
+    assert batch.ways == 5 and batch.support_x.shape[:2] == (3000, 15) and batch.query_x.shape[:2] == (3000, 10)
+    ways, rows = (batch.classes >= 0).sum(1), batch.support_mask.sum(1)
+    assert torch.equal(batch.query_mask.sum(1), 2 * ways) and (rows % ways == 0).all()
+    for counts, kinds in ((ways.bincount()[2:], 4), ((rows // ways).bincount()[1:], 3)):
+        assert len(counts) == kinds and chi_square(counts.float(), 3000 / kinds) < critical(kinds - 1)
+    assert not (batch.support_y[~batch.support_mask].any() or batch.query_y[~batch.query_mask].any())
+    for t in range(100):
+        (support, labels), (query, targets) = alone(batch, t)
+        assert torch.equal(support[:, 0], batch.classes[t][labels])
+        assert torch.equal(query[:, 0], batch.classes[t][targets])
+        assert labels.unique().tolist() == targets.unique().tolist() == list(range(int(ways[t])))
+        assert len(set(map(tuple, torch.cat([support, query]).tolist()))) == len(support) + len(query)
+        assert not options.get("within") or len(data.alphabet[support[:, 0]].unique()) == 1
+        assert not options.get("drawers") or not set(support[:, 1].tolist()) & set(query[:, 1].tolist())
+    again = Episodes(data, (2, 5), (1, 3), 2, **options).sample(3000, seed=0)
+    assert torch.equal(again.support_x, batch.support_x) and torch.equal(again.classes, batch.classes)
+
+
+def test_changes_go_with_ranges():
+    options = {"restyle": lambda x, _: 1 - x, "augment": lambda x, _: x / 2}
+    plain = Episodes(planted(), (2, 4), (1, 2), 1).sample(5, seed=0)
+    changed = Episodes(planted(), (2, 4), (1, 2), 1, **options).sample(5, seed=0)
+    torch.testing.assert_close(changed.query_x, (1 - plain.query_x) / 2)
+    assert torch.equal(changed.support_mask, plain.support_mask)
+
+
+def test_a_class_too_small_for_a_task_is_left_out_of_it_and_said_once():
+    with pytest.warns(UserWarning, match=r"2 of 6 classes have fewer than shots \+ queries = 4 \+ 2.*'30', has 4"):
+        tasks = Episodes(ragged(), 3, 4, 2)  # rows 5, 9, 4, 7, 6, 12
+    assert repr(tasks).endswith("ways=3, shots=4, queries=2, 2 classes too small)")
+    batch = tasks.sample(500, seed=0)
+    assert batch.classes.unique().tolist() == [1, 3, 4, 5]
+    with pytest.warns(UserWarning, match="are left out of tasks that need more; the smallest"):
+        tasks = Episodes(ragged(), (2, 3), (1, 4), 2)
+    batch = tasks.sample(2000, seed=0)
+    shots = batch.support_mask.sum(1) // (batch.classes >= 0).sum(1)
+    sizes = torch.tensor([5, 9, 4, 7, 6, 12])
+    for k in range(1, 5):
+        assert batch.classes[shots == k].unique().tolist() == [-1, *(sizes >= k + 2).nonzero()[:, 0].tolist()]
+    for t in range(200):
+        (support, _), (query, _) = alone(batch, t)
+        pairs = torch.cat([support, query])
+        assert len(set(map(tuple, pairs.tolist()))) == len(pairs) and (pairs[:, 1] < sizes[pairs[:, 0]]).all()
+
+
+def test_a_small_class_of_an_alphabet_is_left_out_too():
+    x, y = ragged((5, 5, 2, 5, 5, 5, 2, 2))
+    data = LabelledData(x, y, alphabet=torch.tensor([0, 0, 0, 0, 1, 1, 1, 1]))
+    with pytest.warns(UserWarning, match="3 of 8 classes"):
+        tasks = Episodes(data, 3, 2, 2, within="alphabet")
+    assert tasks.sample(50, seed=0).classes.unique().tolist() == [0, 1, 3]
+
+
+@pytest.mark.parametrize("data", [planted(), ragged()], ids=["regular", "ragged"])
+def test_a_batch_tells_which_classes_were_drawn(data):
+    batch = Episodes(data, 4, 1, 2).sample(50, seed=0)
+    assert torch.equal(batch.classes, who(batch)[0][..., 0]) and batch.support_mask is None
+
+
+def test_token_ids_stay_whole_numbers():
+    data = LabelledData(torch.randint(0, 10_000, (6, 4, 7), generator=torch.Generator().manual_seed(0)))
+    batch = Episodes(data, 3, 1, 2).sample(2, seed=0)
+    assert batch.support_x.dtype == torch.int64 and data[0].dtype == torch.int64
+    assert torch.isin(batch.support_x[0, 0], data.x[batch.classes[0, 0]]).all()
+
+
 X, Y = torch.rand(10, 2), torch.arange(10) // 2
 D = planted(alphabets=4)
 WRONG = [
@@ -243,18 +322,31 @@ WRONG = [
     (
         lambda: Episodes(D, 5, 5, 5),
         ValueError,
-        r"shots \+ queries must be at most 9, the rows of class '0', got 5 \+ 5",
+        r"shots \+ queries must be at most the rows of 5 classes, got 5 \+ 5; 0 have as many, the largest has 9",
     ),
-    (lambda: Episodes(ragged(), 2, 3, 2), ValueError, "must be at most 4, the rows of class '30'"),
+    (lambda: Episodes(ragged(), 2, 7, 3), ValueError, r"rows of 2 classes, got 7 \+ 3; 1 have as many.*has 12. Lower"),
     (lambda: Episodes(D, 0, 1, 1), ValueError, "ways must be at least 1, got 0"),
     (lambda: Episodes(D, 2, -1, 1), ValueError, "shots must be at least 1, got -1"),
     (lambda: Episodes(D, 2, 1, 0), ValueError, "queries must be at least 1, got 0"),
     (lambda: Episodes(D, 2.0, 1, 1), TypeError, "ways must be a whole number, got 2.0"),
     (lambda: Episodes(X, 2, 1, 1), TypeError, r"data must be LabelledData or a pair \(x, y\) of tensors, got Tensor"),
-    (lambda: Episodes(D, 2, 1, 1, within="family"), ValueError, "within must be 'alphabet' or None, got 'family'"),
+    (lambda: Episodes(D, 2, 1, 1, within="family"), ValueError, "within must be one of alphabet, None, got 'family'"),
     (lambda: Episodes(planted(), 2, 1, 1, within="alphabet"), ValueError, "needs the alphabet of each class"),
     (lambda: Episodes(D, 4, 1, 1, within="alphabet"), ValueError, "at least 4 classes; the largest has 3"),
+    (lambda: Episodes(D, (5, 2), 1, 1), ValueError, "ways must be .* low <= high, got .*Swap"),
+    (lambda: Episodes(D, (2, 13), 1, 1), ValueError, "ways must be at most 12, the number of classes, got 13"),
+    (lambda: Episodes(D, 2, (1, 2.5), 1), TypeError, "shots must be a whole number, got 2.5"),
+    (lambda: Episodes(D, 2, (0, 2), 1), ValueError, "shots must be at least 1, got 0"),
+    (lambda: Episodes(D, 2, 1, (1, 2)), TypeError, r"queries must be a whole number, got \(1, 2\)"),
     (lambda: Episodes(D, 2, 1, 1, augment=3), TypeError, "augment must be a callable"),
+    (
+        lambda: Episodes(D, 2, 1, 1, augment=lambda x: x),
+        TypeError,
+        r"called as augment\(x, generator\), but takes \(x\). Wrap it: lambda x, generator",
+    ),
+    (lambda: Episodes(D, 2, 1, 1, augment=torch.nn.Identity()), TypeError, r"but takes \(input: .*Wrap it"),
+    (lambda: Episodes(D, 2, 1, 1, augment=lambda x, g: None).sample(1), TypeError, "return a tensor, got NoneType"),
+    (lambda: Episodes(D, 2, 1, 1, augment=lambda x, g: x.double()).sample(1), ValueError, "float32, got .*float64"),
     (lambda: Episodes(D, 2, 1, 1, augment=lambda x, g: x[1:]).sample(1), ValueError, "augment must keep the shape"),
     (lambda: Episodes(D, 2, 1, 1, restyle=3), TypeError, "restyle must be a callable"),
     (lambda: Episodes(D, 2, 1, 1, restyle=lambda x, g: x[1:]).sample(1), ValueError, "restyle must keep the shape"),
@@ -270,7 +362,7 @@ WRONG = [
     (lambda: LabelledData(X, [1, 2]), TypeError, "y must be a torch.Tensor, got list"),
     (lambda: LabelledData(X), ValueError, r"x must be \[classes, rows per class, ...\].*got \[10, 2\]"),
     (lambda: LabelledData(X[:0], Y[:0]), ValueError, "x must not be empty"),
-    (lambda: LabelledData(X.long(), Y), ValueError, "x must hold real numbers or uint8, got torch.int64"),
+    (lambda: LabelledData(X.int(), Y), ValueError, "x must hold real numbers, uint8 or int64, got torch.int32"),
     (
         lambda: LabelledData(X.index_fill(0, torch.tensor([3]), torch.nan), Y),
         ValueError,

@@ -55,7 +55,7 @@ def make_batch(kind, tasks=TASKS):
 def layouts(request, monkeypatch):
     """The layouts and kernels that are chosen on a CPU, and those on a GPU; all run on a CPU too."""
     if request.param == "gpu":
-        for module in (convolution, mk.nn):
+        for module in (convolution, mk.nn.layers, mk.nn.norm, mk.nn.block):
             monkeypatch.setattr(module, "on_gpu", lambda x: True)
 
 
@@ -289,13 +289,20 @@ def test_chunks_change_nothing_but_memory(kind, adapt, order):
 @pytest.mark.parametrize("adapt", [None, "head"])
 @pytest.mark.parametrize("order", [1, 2])
 @pytest.mark.parametrize("kind", MODELS)
-def test_pulling_back_in_two_parts_is_the_whole_gradient(kind, adapt, order):
+def test_query_sets_judged_a_few_at_a_time_give_the_whole_gradient(kind, adapt, order, monkeypatch):
     batch = make_batch(kind, tasks=5)
     learner = mk.MAML(make_model(kind), rule=mk.LearnedSGD(lr=0.1), steps=2, adapt=adapt, order=order)
-    parameters = list(learner.parameters())
-    whole = mk.step.meta_gradient(learner, parameters, batch)
-    parts = mk.step.meta_gradient(learner, parameters, batch, chunk=2)
-    assert_same([whole[0], *whole[1], whole[2]], [parts[0], *parts[1], parts[2]], 1e-12)
+    parameters, weighed = list(learner.parameters()), torch.arange(1.0, 6.0, dtype=torch.float64)
+    found = []
+    for size in (None, 2):
+        monkeypatch.setattr("metakit.learners.gradient.chunk_size", lambda *inputs, size=size: size)
+        losses = learner(batch)
+        first = gradient(losses, parameters)
+        unequal = torch.autograd.grad(learner(batch) @ weighed, parameters, allow_unused=True)
+        again = torch.autograd.grad(learner(batch).mean(), parameters, create_graph=True, allow_unused=True)
+        norm = sum(grad.square().sum() for grad in again if grad is not None)
+        found.append([losses.detach(), *first, *unequal, *torch.autograd.grad(norm, parameters, allow_unused=True)])
+    assert_same(*found, 1e-12)
 
 
 PLAIN_LAYERS = {
@@ -399,8 +406,8 @@ def test_the_block_of_pictures_is_the_block_of_anything(stacked, channels):
 
     def both(x):
         convolved = convolve(x, inputs[0], 1, 1) if stacked else each(x, inputs[0])
-        general = mk.nn.norm_relu_pool(convolved, *inputs[1:], 1e-5)
-        return mk.nn.convolve_norm_relu_pool(x, *inputs, 1e-5), general
+        general = mk.nn.block.norm_relu_pool(convolved, *inputs[1:], 1e-5)
+        return mk.nn.block.convolve_norm_relu_pool(x, *inputs, 1e-5), general
 
     def each(x, weight):
         return torch.nn.functional.conv2d(x.flatten(0, 1), weight, padding=1).unflatten(0, x.shape[:2])
@@ -410,7 +417,7 @@ def test_the_block_of_pictures_is_the_block_of_anything(stacked, channels):
     first = [torch.autograd.grad(y.sin().sum(), inputs, create_graph=True) for y in (ours, general)]
     assert_same(*first, 1e-9)
     assert_same(*[torch.autograd.grad(sum(g.sin().sum() for g in grads), inputs) for grads in first], 1e-9)
-    single = mk.nn.convolve_norm_relu_pool(x, weight, gamma, beta, 1e-5)
+    single = mk.nn.block.convolve_norm_relu_pool(x, weight, gamma, beta, 1e-5)
     torch.testing.assert_close(single.double(), ours, rtol=1e-4, atol=1e-4)
 
 

@@ -170,7 +170,7 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(tmp_path):
     fit(whole)
     with pytest.raises(Killed):
         fit(killed, checkpoint=path, checkpoint_every=3, callback=kill)
-    assert mk.checkpoint.read_checkpoint(path, "run")["loss"].__len__() == 6
+    assert mk.files.read_checkpoint(path, "run")["loss"].__len__() == 6
     fit(resumed, checkpoint=path, resume=True)
     assert torch.equal(weights_of(whole), weights_of(resumed))
 
@@ -454,7 +454,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr("metakit.outer.time", clock)
+    monkeypatch.setattr("metakit.outer.run.time", clock)
     return clock
 
 
@@ -518,7 +518,7 @@ def scripted(monkeypatch):
             value = torch.full((n_tasks, 1), next(left))
             return mk.Evaluation(value, value if accuracy else None, "inductive")
 
-        monkeypatch.setattr("metakit.outer.evaluate", told)
+        monkeypatch.setattr("metakit.outer.state.evaluate", told)
 
     return script
 

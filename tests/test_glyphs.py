@@ -224,5 +224,5 @@ def test_different_drawers_are_refused_where_rows_have_no_drawer():
     assert str(caught.value) == (
         "drawers='different' needs as many rows in every class, row d by drawer d; these have 3 to 4. Drop it."
     )
-    with pytest.raises(ValueError, match=r"^drawers must be 'different' or None, got 'same'. Use one of these.$"):
+    with pytest.raises(ValueError, match=r"^drawers must be one of different, None, got 'same'. Use one of these.$"):
         Episodes((x[:6], y[:6]), 2, 1, 1, drawers="same")

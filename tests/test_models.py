@@ -1,14 +1,17 @@
 """Embeddings beside the papers' network: their numbers, what wraps them, what they refuse."""
 
+import json
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 import metakit as mk
-from metakit.models import ResNet, Views, Whitened
+from metakit.models import MLP, ConvNet, ResNet, Views, Whitened
+from metakit.nn.lending import Functional
 
 
 def pictures(n=3, side=16):
@@ -29,6 +32,35 @@ def test_a_resnet_halves_the_picture_at_each_stage():
     net = ResNet(channels=3, size=20, widths=[8, 16], depths=[0, 2])
     assert net(torch.zeros(2, 5, 3, 20, 20)).shape == (2, 5, net.features) and net.features == 16 * 5 * 5
     assert ResNet(size=28, outputs=7)(torch.zeros(2, 1, 28, 28)).shape == (2, 7)
+
+
+@pytest.mark.parametrize("size", [8, 9, 21, 105, (8, 13), (27, 14), [33, 84]])
+@pytest.mark.parametrize("make", [ConvNet, ResNet])
+def test_a_network_of_pictures_of_any_size_says_what_it_takes_and_gives(make, size):
+    net = make(channels=2, size=size, **({"width": 4, "blocks": 3} if make is ConvNet else {"widths": [8, 16, 16]}))
+    height, width = (size, size) if isinstance(size, int) else size
+    assert net.row_shape == (2, height, width)
+    assert net(torch.zeros(1, *net.row_shape)).shape == (1, net.features)
+    assert json.loads(json.dumps(net.config))["size"] == (size if isinstance(size, int) else [height, width])
+    assert make(**net.config).row_shape == net.row_shape
+
+
+def test_numbers_of_numpy_are_sizes_too():
+    whole = np.int64
+    networks = [
+        MLP(whole(3), [whole(8)], whole(2)),
+        ConvNet(size=(whole(16), whole(17)), width=whole(4), outputs=whole(5)),
+        ResNet(size=whole(16), widths=[whole(8)], depths=[whole(0)], channels=whole(1)),
+    ]
+    for net in networks:
+        assert json.loads(json.dumps(net.config)) == net.config
+        net(torch.zeros(1, *net.row_shape))
+
+
+def test_embeddings_take_the_rows_of_what_they_wrap():
+    assert MLP(3, [], 2).row_shape == (3,)
+    assert Whitened(Views(ConvNet(size=(16, 20))), 64).row_shape == (1, 16, 20)
+    assert Views(Pixels()).row_shape is None
 
 
 def test_no_row_of_a_resnet_depends_on_another():
@@ -91,6 +123,31 @@ def test_two_views_are_sheared_to_either_side():
     assert slopes[0] * slopes[1] < 0
 
 
+@pytest.mark.parametrize("dims", [(4, 4, 0, 0), (0, 0, 6, 6)], ids=["wide", "high"])
+def test_views_of_a_picture_padded_are_its_views_padded(dims):
+    x, square, padded = torch.zeros(1, 1, 32, 32), Seen(), Seen()
+    x[..., 10:20, 12:21] = torch.rand(10, 9)
+    Views(square, turn=25, stretch=0.3, shear=0.3)(x)
+    Views(padded, turn=25, stretch=0.3, shear=0.3)(F.pad(x, dims))
+    assert len(square.shown) == 7
+    for one, other in zip(square.shown, padded.shown, strict=True):
+        torch.testing.assert_close(F.pad(one, dims), other, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("wrap", [Views, lambda net: Whitened(net, net.features)], ids=["views", "whitened"])
+def test_what_wraps_an_embedding_runs_it_task_by_task(wrap):
+    """With batch norm inside, whose statistics are a task's own, and with weights stacked."""
+    torch.manual_seed(0)
+    net = wrap(ConvNet(size=8, width=3, blocks=2)).double()
+    x = torch.rand(2, 4, 1, 8, 8, dtype=torch.float64)
+    torch.testing.assert_close(net(x), torch.stack([net(rows) for rows in x]))
+    weights = {name: torch.randn(2, *p.shape, dtype=torch.float64) for name, p in net.named_parameters()}
+    each = [torch.func.functional_call(net, {n: w[t] for n, w in weights.items()}, (x[t],)) for t in range(2)]
+    f = Functional(net)
+    assert f.stacks
+    torch.testing.assert_close(f(weights, x), torch.stack(each))
+
+
 def spread(x, dim):
     """Standard deviation of the ink's places along a side."""
     ink = x[0, 0].sum(0 if dim == 3 else 1)
@@ -129,7 +186,7 @@ def test_shrinking_draws_the_whitening_towards_one_scale_for_all():
 def test_whitening_of_many_rows_is_that_of_all_at_once(monkeypatch):
     x, y = torch.randn(23, 4), torch.arange(23) % 5
     whole = Whitened(nn.Identity(), 4).estimate(x, y)
-    monkeypatch.setattr(mk.models, "_ROWS", 7)
+    monkeypatch.setattr(mk.models.embeddings, "_ROWS", 7)
     torch.testing.assert_close(Whitened(nn.Identity(), 4).estimate(x, y).matrix, whole.matrix)
 
 
@@ -139,16 +196,16 @@ def test_whitening_of_many_rows_is_that_of_all_at_once(monkeypatch):
         (lambda: ResNet(widths=[8], depths=[1, 1]), "a number for each stage"),
         (lambda: ResNet(widths=[], depths=[]), "a number for each stage"),
         (lambda: ResNet(widths=[12, 8], depths=[0, 0]), "multiple of 8, the groups of its norm, got 12"),
-        (lambda: ResNet(widths=[-8], depths=[0]), "every width must be a positive integer, got -8"),
-        (lambda: ResNet(widths=[8], depths=[-1]), "every depth must be a whole number of blocks"),
-        (lambda: ResNet(size=27), "size must be even"),
-        (lambda: ResNet(size=4), "at least 8 pixels"),
-        (lambda: ResNet(channels=0), "channels must be a positive integer, got 0"),
-        (lambda: Views(Pixels(), turn=-1), "turn must be a finite number, 0 or more, got -1"),
-        (lambda: Views(Pixels(), shear=math.nan), "shear must be a finite number"),
-        (lambda: Views(Pixels(), rounds=0), "rounds must be a positive integer, got 0"),
-        (lambda: Whitened(Pixels(), 0), "features must be a positive integer, got 0"),
-        (lambda: Whitened(Pixels(), 3, shrink=0), "shrink must be a finite number above 0, got 0"),
+        (lambda: ResNet(widths=[-8], depths=[0]), "every width must be at least 8, got -8"),
+        (lambda: ResNet(widths=[8], depths=[-1]), "every depth must be at least 0, got -1"),
+        (lambda: ResNet(size=4), "at least 8 pixels, as 3 stages halve it; got 4. Use 2 stages at most"),
+        (lambda: ConvNet(size=(30, 9)), "at least 16 pixels, as 4 blocks halve it; got 9. Use 3 blocks at most"),
+        (lambda: ResNet(channels=0), "channels must be at least 1, got 0"),
+        (lambda: Views(Pixels(), turn=-1), "turn must be finite and at least 0, got -1"),
+        (lambda: Views(Pixels(), shear=math.nan), "shear must be finite"),
+        (lambda: Views(Pixels(), rounds=0), "rounds must be at least 1, got 0"),
+        (lambda: Whitened(Pixels(), 0), "features must be at least 1, got 0"),
+        (lambda: Whitened(Pixels(), 3, shrink=0), "shrink must be finite and above 0, got 0"),
         (lambda: Whitened(Pixels(), 4).estimate(torch.zeros(3, 1, 2, 2), torch.zeros(2)), "got 3 and 2"),
         (lambda: Whitened(Pixels(), 5).estimate(torch.zeros(3, 1, 2, 2), torch.zeros(3)), "made for 5 features"),
         (

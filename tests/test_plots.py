@@ -1,12 +1,13 @@
 """Pictures show what their records hold."""
 
+import inspect
 import warnings
 
 import pytest
 import torch
 from matplotlib.figure import Figure
 
-from metakit import History, plots
+from metakit import History, plots, records
 from metakit.judging.evaluation import Evaluation
 
 
@@ -122,3 +123,11 @@ def test_colours_are_told_apart_by_brightness_too():
 
     before, after, points = (brightness(colour) for colour in (plots.ORANGE, plots.BLUE, plots.BLACK))
     assert before - after > 50 and after - points > 50
+
+
+def test_plots_define_no_record_and_offer_every_one():
+    modules = [value for value in vars(plots).values() if inspect.ismodule(value)]
+    classes = [c for module in (plots, *modules) for _, c in inspect.getmembers(module, inspect.isclass)]
+    assert modules and not [c for c in classes if c.__module__.startswith("metakit.plots")]
+    assert set(records.__all__) <= set(plots.__all__)
+    assert all(getattr(plots, name) is getattr(records, name) for name in records.__all__)

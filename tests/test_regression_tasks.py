@@ -3,9 +3,11 @@
 import dataclasses
 import math
 
+import numpy as np
 import pytest
 import torch
 
+from metakit.checks import choice, real, whole, whole_span
 from metakit.tasks import LinearRegression, Sinusoids
 
 
@@ -115,6 +117,14 @@ def test_the_repr_shows_every_option():
     assert repr(Sinusoids(shots=1)).startswith("Sinusoids(shots=1, queries=10, amplitude=(0.1, 5.0)")
 
 
+def test_numbers_of_numpy_and_torch_are_numbers():
+    tasks = Sinusoids(shots=np.int64(3), noise=np.float32(0.5), phase=(np.float64(0), 1))
+    assert tasks == Sinusoids(shots=3, noise=0.5, phase=(0.0, 1.0)) and type(tasks.shots) is int
+    assert whole("n", torch.tensor(2)) == 2 and real("x", torch.tensor(0.5)) == 0.5
+    assert choice("order", np.int64(2), (1, 2)) == 2
+    assert whole_span("n", np.int64(2)) == whole_span("n", (2, 2)) == (2, 2)
+
+
 G = torch.Generator()
 WRONG = [
     (lambda: Sinusoids(shots=0), ValueError, "shots must be at least 1, got 0"),
@@ -126,6 +136,14 @@ WRONG = [
     (lambda: Sinusoids(domain=(0.0, math.inf)), ValueError, "domain must be finite, got inf"),
     (lambda: Sinusoids(noise=-0.1), ValueError, "noise must be finite and at least 0, got -0.1"),
     (lambda: Sinusoids(noise="loud"), TypeError, "noise must be a real number, got 'loud'"),
+    (lambda: Sinusoids(noise="0.5"), TypeError, "noise must be a real number, got '0.5'"),
+    (lambda: Sinusoids(noise=np.bool_(True)), TypeError, "noise must be a real number, got True"),
+    (lambda: Sinusoids(shots=np.bool_(True)), TypeError, "shots must be a whole number, got True"),
+    (lambda: real("lr", torch.ones(2)), TypeError, r"lr must be a real number, got tensor\(\[1., 1.\]\)"),
+    (lambda: real("lr", 0, above=0.0), ValueError, "lr must be finite and above 0, got 0"),
+    (lambda: real("b", 2, least=0.0, most=1.0), ValueError, "b must be finite and at least 0 and at most 1, got 2"),
+    (lambda: choice("order", True, (1, 2)), ValueError, "order must be one of 1, 2, got True"),
+    (lambda: choice("order", 2.0, (1, 2)), ValueError, "order must be one of 1, 2, got 2.0"),
     (lambda: Sinusoids().sample(0), ValueError, "n_tasks must be at least 1, got 0"),
     (lambda: Sinusoids().sample(1, seed=1, generator=G), ValueError, "a generator or a seed, not both"),
     (lambda: Sinusoids().sample(1, generator=3), TypeError, "generator must be a torch.Generator, got int.*seed="),

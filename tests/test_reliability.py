@@ -4,6 +4,7 @@ import errno
 import os
 import subprocess
 import sys
+import zipfile
 
 import pytest
 import torch
@@ -96,6 +97,22 @@ def test_a_device_without_space_is_told_as_such(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="could not be written"):
         write_checkpoint(tmp_path / "run.pt", {"kind": "run", "value": torch.zeros(100_000)})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_with_its_checksum_in_the_comment_is_read(tmp_path):
+    write_checkpoint(tmp_path / "run.pt", {"kind": "run", "value": 3})
+    with zipfile.ZipFile(tmp_path / "run.pt", "a") as archive:
+        archive.comment = b"0" * 64  # as version 0.1 wrote it
+    assert read_checkpoint(tmp_path / "run.pt", "run")["value"] == 3
+
+
+def test_damage_that_torch_reads_over_is_found(tmp_path):
+    path, numbers = tmp_path / "run.pt", torch.arange(100.0)
+    write_checkpoint(path, {"kind": "run", "value": numbers})
+    path.write_bytes(path.read_bytes().replace(torch.tensor(42.0).numpy().tobytes(), bytes(4)))
+    assert not torch.equal(torch.load(path, weights_only=True)["value"], numbers)
+    with pytest.raises(ValueError, match=r"damaged .*Bad CRC-32"):
+        read_checkpoint(path, "run")
 
 
 def test_the_command_line_tells_a_full_disk_in_one_sentence(tmp_path):

@@ -11,8 +11,9 @@ import torch.nn.functional as F
 
 import metakit as mk
 from metakit.search import Architecture, Population, SuccessiveHalving
+from metakit.search.architecture import ACTIVATIONS
 from metakit.search.loop import train
-from metakit.search.population import ACTIVATIONS, _Stack
+from metakit.search.stack import Stack
 
 
 def tasks(kind, dtype=torch.float64, count=3, rows=20, features=4):
@@ -153,9 +154,9 @@ def test_a_candidate_names_an_architecture():
         ({"units": 3, "dropout": 0.1}, "got 'dropout'"),
         ({"activation": "relu"}, "a network needs units"),
         ({"units": 3, "units_1": 3}, "not both"),
-        ({"units": 0}, "units must be whole numbers of at least 1, got 0"),
+        ({"units": 0}, "units must be at least 1, got 0"),
         ({"units": 3, "activation": "gelu"}, "activation must be one of relu, sigmoid, tanh, got 'gelu'"),
-        ({"units": 3, "learning_rate": -1.0}, "learning_rate must be a finite number"),
+        ({"units": 3, "learning_rate": -1.0}, "learning_rate must be finite and at least 0"),
         ({"units_1": 3, "hidden_layers": 2}, "hidden_layers must be from 0 to 1"),
     ],
 )
@@ -182,13 +183,13 @@ def test_a_gpu_gives_the_same_losses():
 
 def test_stacks_that_train_side_by_side_end_the_same_to_the_bit(two_threads, monkeypatch):
     batch, several, losses, at_work = tasks("real"), architectures(0), {}, set()
-    train_stack = _Stack.train
+    train_stack = Stack.train
 
     def noted(stack, *words):
         at_work.add((threading.current_thread().name, torch.get_num_threads()))
         train_stack(stack, *words)
 
-    monkeypatch.setattr(_Stack, "train", noted)
+    monkeypatch.setattr(Stack, "train", noted)
     for worth in (0, 1 << 60):
         monkeypatch.setattr("metakit.search.population._WORTH_A_THREAD", worth)
         population = Population(several, batch)
@@ -202,7 +203,7 @@ def test_stacks_that_train_side_by_side_end_the_same_to_the_bit(two_threads, mon
 
 def test_a_failure_in_a_thread_is_raised_and_the_threads_are_as_before(two_threads, monkeypatch):
     monkeypatch.setattr("metakit.search.population._WORTH_A_THREAD", 0)
-    monkeypatch.setattr(_Stack, "train", lambda *_: 1 / 0)
+    monkeypatch.setattr(Stack, "train", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         Population(architectures(0), tasks("real")).train(1)
     assert torch.get_num_threads() == 2

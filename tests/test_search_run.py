@@ -14,7 +14,7 @@ import metakit as mk
 from metakit import plots
 from metakit.cli import app
 from metakit.cli.search import problem
-from metakit.inner import stacked
+from metakit.nn.lending import stacked
 from metakit.search.differentiable import Mixture
 
 S = mk.search
@@ -166,8 +166,8 @@ def test_random_search_always_stands_beside():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"rounds": 0}, "rounds must be a whole number"),
-        ({"steps": 0}, "steps must be a whole number"),
+        ({"rounds": 0}, "rounds must be at least 1"),
+        ({"steps": 0}, "steps must be at least 1"),
         ({"test": data()[0]}, "rows that the search does not see"),
         ({"test": TASKS.sample(2, seed=1)}, "the same 1 tasks"),
     ],
@@ -244,8 +244,8 @@ def test_the_gradient_finds_the_activation_that_made_the_data(order):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: S.Differentiable(order=3), "order must be 2"),
-        (lambda: S.Differentiable(lr=0.0), "lr must be a positive number"),
+        (lambda: S.Differentiable(order=3), "order must be one of 2, 1, got 3"),
+        (lambda: S.Differentiable(lr=0.0), "lr must be finite and above 0"),
         (lambda: S.Differentiable(order=1).fit(SPACE, data()[0]), "no first-order gradient"),
         (lambda: S.Differentiable().fit(S.Space(dropout=(0.0, 1.0)), data()[0]), "got 'dropout'"),
         (lambda: S.Differentiable().fit(S.Space(activation=("relu",)), data()[0]), "must have the dimension units"),

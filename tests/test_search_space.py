@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -48,6 +49,12 @@ def test_every_whole_number_has_its_cell(ends):
         assert space.decode(torch.tensor([[0.0], [1.0]])) == [numbers[0], numbers[-1]]
 
 
+def test_numbers_of_numpy_are_numbers():
+    ends = np.int64(1), np.int64(3)
+    assert list(Space(n=ends)) == [{"n": 1}, {"n": 2}, {"n": 3}]
+    assert Space(n=(np.float32(0), 1)).size == math.inf and log(*ends).value(0.0) == 1
+
+
 def test_size_and_iteration_count_the_same():
     space = Space(layers=(1, 3), activation=("relu", "tanh"), fixed=("a",))
     assert space.size == len(list(space)) == len({space.key(c) for c in space}) == 6
@@ -74,13 +81,13 @@ def test_a_dimension_for_each_layer():
     [
         (lambda: Space(), "a space must have a dimension"),
         (lambda: Space(units=(64, 1)), "low <= high"),
-        (lambda: Space(units=(1.0, math.inf)), "both finite"),
+        (lambda: Space(units=(1.0, math.inf)), "must be finite"),
         (lambda: Space(activation=("relu", "relu")), "different, hashable values"),
         (lambda: Space(activation=()), "at least one"),
         (lambda: Space(activation=([1], [2])), "hashable"),
         (lambda: Space(units=per_layer((1, 2), layers=1), units_1=(1, 2)), "'units_1' twice"),
         (lambda: log(0.0, 1.0), "0 < low < high"),
-        (lambda: per_layer((1, 2), layers=0), "layers must be a positive"),
+        (lambda: per_layer((1, 2), layers=0), "layers must be at least 1"),
         (lambda: Space(n=(1, 3)).encode([{"n": 4}]), "n must be a whole number from 1 to 3, got 4"),
         (lambda: Space(n=(1, 3)).encode([{"n": 1.0}]), "n must be a whole number from 1 to 3, got 1.0"),
         (lambda: Space(n=("a", "b")).encode([{"n": "c"}]), "n must be one of 'a', 'b', got 'c'"),

@@ -159,11 +159,11 @@ def test_without_optuna_the_extra_is_named(monkeypatch):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Random(0), "population must be a whole number of at least 1, got 0"),
+        (lambda: Random(0), "population must be at least 1, got 0"),
         (lambda: Evolution(tournament=0), "tournament must be"),
-        (lambda: CrossEntropy(smoothing=2), r"smoothing must be in \[0, 1\], got 2"),
-        (lambda: Reinforce(lr=0), "lr must be a positive number"),
-        (lambda: SuccessiveHalving(reduction=1), "reduction must be a whole number of at least 2"),
+        (lambda: CrossEntropy(smoothing=2), "smoothing must be finite and at least 0 and at most 1, got 2"),
+        (lambda: Reinforce(lr=0), "lr must be finite and above 0, got 0"),
+        (lambda: SuccessiveHalving(reduction=1), "reduction must be at least 2"),
         (lambda: Random().start(EDGES, seed=-1), "seed must be"),
         (lambda: Random().start(EDGES).ask(0), "n must be"),
         (lambda: Random().start(EDGES).tell([], [1.0]), "one score a candidate, got 1 for 0"),

@@ -1,5 +1,7 @@
 """Bad input is refused where it enters, by an error that gives the rule, the value received and the next move."""
 
+import warnings
+
 import pytest
 import torch
 
@@ -17,6 +19,11 @@ def maml(**options):
 
 def batch(**changes):
     return mk.TaskBatch(**({"support_x": X, "support_y": X, "query_x": X, "query_y": X} | changes))
+
+
+def strided_nested():
+    with warnings.catch_warnings(action="ignore"):  # torch's, that this kind goes out of use
+        return torch.nested.nested_tensor([X[0], X[0, :2]])
 
 
 def image_batch(ways=3, size=8, channels=1):
@@ -55,7 +62,65 @@ WRONG = {
     "unequal numbers of rows": (lambda: batch(query_y=X[:, :3]), ValueError, "as many rows; got 4 and 3"),
     "rows of another shape": (lambda: batch(query_x=torch.zeros(2, 4, 2)), ValueError, "rows of one shape and dtype"),
     "rows of another dtype": (lambda: batch(query_x=X.double()), ValueError, "rows of one shape and dtype"),
-    "whole numbers as inputs": (lambda: batch(support_x=X.long()), ValueError, r"Convert it: support_x.float\(\)"),
+    "truth values as inputs": (
+        lambda: batch(support_x=X > 0, query_x=X > 0),
+        ValueError,
+        r"got torch.bool. Convert it: support_x.float\(\)",
+    ),
+    "a nested tensor": (
+        lambda: batch(support_x=torch.nested.nested_tensor([X[0], X[0, :2]], layout=torch.jagged)),
+        ValueError,
+        r"support_x must be a dense tensor, got a nested one.*TaskBatch.pad\(\[batch, ...\]\)",
+    ),
+    "an older nested tensor": (
+        lambda: batch(query_y=strided_nested()),
+        ValueError,
+        "query_y must be a dense tensor, got a nested one",
+    ),
+    "a sparse tensor": (lambda: batch(query_x=X.to_sparse()), ValueError, r"got a sparse one.*to_dense\(\)"),
+    "real targets without outputs": (
+        lambda: batch(support_y=X[..., 0], query_y=X[..., 0]),
+        ValueError,
+        r"\[T, rows, outputs\] .* got \[2, 4\]. One output\? support_y\[..., None\]",
+    ),
+    "real targets of pictures": (
+        lambda: batch(support_y=X[..., None], query_y=X[..., None]),
+        ValueError,
+        r"support_y.flatten\(2\)",
+    ),
+    "a mask of numbers": (lambda: batch(support_mask=X[..., 0]), ValueError, r"support_mask must be bool \[T, rows\]"),
+    "a mask of other rows": (
+        lambda: batch(query_mask=torch.ones(2, 3, dtype=torch.bool)),
+        ValueError,
+        "query_x and query_mask must have as many rows; got 4 and 3",
+    ),
+    "a task without a real row": (
+        lambda: batch(query_mask=torch.tensor([[True] * 4, [False] * 4])),
+        ValueError,
+        "query_mask must leave every task a row; task 1 has none",
+    ),
+    "labels where there is no row": (
+        lambda: batch(support_y=CLASSES, query_y=CLASSES + 1, query_mask=torch.tensor([[True, True, False, True]] * 2)),
+        ValueError,
+        "query_y must be 0 where query_mask is False",
+    ),
+    "class numbers of other tasks": (
+        lambda: batch(support_y=CLASSES, query_y=CLASSES, classes=CLASSES),
+        ValueError,
+        r"classes must be int64 \[2, 1\] on cpu, got torch.int64 \[2, 4\]",
+    ),
+    "class numbers as a list": (
+        lambda: batch(support_y=CLASSES, query_y=CLASSES, classes=[0, 0]),
+        TypeError,
+        "classes must be a torch.Tensor, got list",
+    ),
+    "no batch to put together": (lambda: mk.TaskBatch.pad([]), ValueError, "got none. Give it at least one"),
+    "something else to put together": (lambda: mk.TaskBatch.pad([X]), TypeError, "got Tensor in it"),
+    "batches of other rows to put together": (
+        lambda: mk.TaskBatch.pad([batch(), image_batch()]),
+        ValueError,
+        r"must be alike; got rows \[1\] torch.float32, targets \[1\].*and rows \[1, 8, 8\].*targets \[\] torch.int64",
+    ),
     "targets of two kinds": (lambda: batch(query_y=CLASSES), ValueError, "targets of one shape and dtype"),
     "another device": (lambda: batch(query_x=X.to("meta")), ValueError, "support_x is on cpu, query_x on meta"),
     "NaN inputs": (lambda: batch(support_x=NAN), ValueError, "task 0 holds NaN or infinity"),
@@ -73,10 +138,10 @@ WRONG = {
     ),
     "a task beyond the last": (lambda: batch()[2], IndexError, "below 2, the number of tasks; got 2"),
     # models
-    "no units": (lambda: mk.models.MLP(1, [0], 1), ValueError, "positive integer, got 0"),
+    "no units": (lambda: mk.models.MLP(1, [0], 1), ValueError, "at least 1, got 0"),
     "an unknown activation": (lambda: mk.models.MLP(1, [4], 1, activation="sine"), ValueError, "one of relu, tanh"),
     "an image too small": (lambda: mk.models.ConvNet(size=8, blocks=4), ValueError, "Use 3 blocks at most"),
-    "a negative width": (lambda: mk.models.ConvNet(width=-1), ValueError, "width must be a positive integer, got -1"),
+    "a negative width": (lambda: mk.models.ConvNet(width=-1), ValueError, "width must be at least 1, got -1"),
     # inner rules
     "a negative rate": (lambda: mk.SGD(lr=-0.1), ValueError, "lr must be a finite number that is not negative"),
     "an infinite rate": (lambda: mk.LearnedSGD(lr=float("inf")), ValueError, "got inf"),
@@ -129,10 +194,10 @@ WRONG = {
         ValueError,
         "class 1 of task 0 has no support row",
     ),
-    "a loss over everything": (
-        lambda: maml(loss=torch.nn.MSELoss(), steps=0)(batch()),
+    "a loss of every row": (
+        lambda: maml(loss=torch.nn.MSELoss(reduction="none"), steps=0)(batch()),
         ValueError,
-        r"one number per task, shape \[2\], got \[\]",
+        r"one number per task, shape \[1\], got \[4, 1\]",
     ),
     "a prediction without rows": (
         lambda: maml().predict(X[0], X[0], X[0, :0]),

@@ -14,6 +14,7 @@ import torch
 import typer
 
 import metakit as mk
+from metakit.contracts import Company
 
 Ways = Annotated[int, typer.Option(min=2, help="Classes in a task, N-way.")]
 Shots = Annotated[int, typer.Option(min=1, help="Rows of a class to learn from, K-shot.")]
@@ -46,6 +47,9 @@ class Classes:
     queries: Queries = 15
     within: From = Within.everything
 
+    def __str__(self) -> str:
+        return f"{self.ways}-way {self.shots}-shot"
+
     def episodes(self, data: mk.tasks.LabelledData, *, augment: mk.tasks.Augment | None = None) -> mk.tasks.Episodes:
         """Such tasks from these data."""
         within = "alphabet" if self.within is Within.alphabet else None
@@ -62,24 +66,33 @@ def glyphs(alphabets: int, size: int, *, seed: int) -> tuple[mk.tasks.LabelledDa
     return data.classes(range(end)), data.classes(range(end, len(data)))
 
 
-def print_accuracy(learner: Any, tasks: mk.tasks.Episodes, n_tasks: int, what: str, steps: int | None = None) -> None:
-    """The accuracy under either protocol; only the inductive one where both are the same."""
-    lines = [f"{tasks.ways}-way {tasks.shots}-shot, {what}, {n_tasks} tasks", "protocol       accuracy   95% interval"]
-    protocols = mk.learners.PROTOCOLS if mk.learners.answers_together(learner) else ("inductive",)
-    for protocol in protocols:
-        result = mk.evaluate(learner, tasks, n_tasks=n_tasks, steps=steps, protocol=protocol, progress=True)
-        mean, (low, high) = result.mean()[-1], (end[-1] for end in result.interval())
-        lines.append(f"{protocol:12}  {100 * mean:7.2f} %   {100 * low:.2f} to {100 * high:.2f}")
-    typer.echo("\n".join(lines))
-
-
-def print_losses(learner: Any, tasks: Any, n_tasks: int, steps: int) -> None:
-    """The query loss after some of the inner steps."""
-    result = mk.evaluate(learner, tasks, n_tasks=n_tasks, steps=steps)
-    typer.echo(f"Query loss on {n_tasks} unseen tasks\ninner steps   mean   95% interval")
-    mean, (low, high) = result.mean(), result.interval()
-    for k in sorted({0, 1, 5, steps} & set(range(len(mean))) | {len(mean) - 1}):
-        typer.echo(f"{k:11d} {mean[k]:6.3f}   {low[k]:.3f} to {high[k]:.3f}")
+def print_scores(learner: Any, tasks: Any, n_tasks: int, what: str, steps: int | None = None) -> None:
+    """The headline score on unseen tasks: a share under either protocol, where they differ; else stage by stage."""
+    together = isinstance(learner, Company) and learner.answers_together
+    protocols = mk.learners.PROTOCOLS if together else ("inductive",)
+    options: dict[str, Any] = {"n_tasks": n_tasks, "steps": steps, "progress": True}
+    try:
+        results = {name: mk.evaluate(learner, tasks, protocol=name, **options) for name in protocols}
+    except RuntimeError as error:  # of a network that does not say which rows it takes
+        reason = str(error).partition("\n")[0].rstrip(".")
+        raise ValueError(
+            f"this {type(learner).__name__} cannot answer {what}: {reason}. Judge it on others."
+        ) from error
+    first = results[protocols[0]]
+    if first.measure.percent:
+        rows = [(f"{name:12}", result, len(result.at) - 1) for name, result in results.items()]
+        lines = [f"protocol       {first.measure!s:8}   95% interval"]
+    else:
+        width, last = len(first.axis), len(first.at) - 1
+        rows = [(f"{at:{width}}", first, i) for i, at in enumerate(first.at) if at in (0, 1, 5) or i == last]
+        lines = [f"{first.axis}   {first.measure!s:4}   95% interval"]
+    for name, result, stage in rows:
+        mean, low, high = (float(numbers[stage]) for numbers in (result.mean(), *result.interval()))
+        if first.measure.percent:
+            lines.append(f"{name}  {100 * mean:7.2f} %   {100 * low:.2f} to {100 * high:.2f}")
+        else:
+            lines.append(f"{name} {mean:6.3f}   {low:.3f} to {high:.3f}")
+    typer.echo("\n".join([f"{what}, {n_tasks} tasks", *lines]))
 
 
 def device_of(name: str) -> str:

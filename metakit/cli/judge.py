@@ -38,7 +38,7 @@ def omniglot(
     learner = _load(context.obj, device)
     turned = split in ("train", "val", "test")
     drawings = mk.tasks.omniglot(data, split=split, size=_size(learner), rotations=turned)
-    common.print_accuracy(learner, classes.episodes(drawings), test_tasks, f"Omniglot {split}", inner_steps)
+    common.print_scores(learner, classes.episodes(drawings), test_tasks, f"{classes}, Omniglot {split}", inner_steps)
 
 
 @evaluate.command()
@@ -55,7 +55,7 @@ def glyphs(
     """N-way K-shot on invented alphabets: the ten after those that ``train glyphs`` trains on, by its seed."""
     learner = _load(context.obj, device)
     _, unseen = common.glyphs(alphabets, _size(learner), seed=seed)
-    common.print_accuracy(learner, classes.episodes(unseen), test_tasks, "invented characters", inner_steps)
+    common.print_scores(learner, classes.episodes(unseen), test_tasks, f"{classes}, invented characters", inner_steps)
 
 
 @evaluate.command()
@@ -69,7 +69,7 @@ def sinusoid(
 ) -> None:
     """Sinusoid regression."""
     tasks = mk.tasks.Sinusoids(shots=shots, queries=10)
-    common.print_losses(_load(context.obj, device), tasks, test_tasks, inner_steps)
+    common.print_scores(_load(context.obj, device), tasks, test_tasks, f"{shots}-point sinusoids", inner_steps)
 
 
 def _load(path: pathlib.Path, device: str) -> Any:
@@ -77,7 +77,6 @@ def _load(path: pathlib.Path, device: str) -> Any:
 
 
 def _size(learner: Any) -> int:
-    """Height and width of the images that its network takes; 28 for one that takes any."""
-    networks = mk.models.IMAGE_NETWORKS
-    sizes = (module.config["size"] for module in learner.modules() if isinstance(module, networks))
-    return next(sizes, None) or 28
+    """Height and width of the pictures that its network takes; 28 for one that takes any, or none."""
+    shapes = (getattr(module, "row_shape", None) for module in learner.modules())
+    return next((shape[-1] for shape in shapes if shape is not None and len(shape) == 3), 28)

@@ -102,7 +102,7 @@ class Run:
 
     def train(self, learner: torch.nn.Module, tasks: Any, *, steps: int) -> None:
         """Train, for so many steps unless it was said how long, tell how it went, and keep the learner."""
-        options = vars(self) | {"device": common.device_of(self.device), "callback": getattr(learner, "anneal", None)}
+        options = vars(self) | {"device": common.device_of(self.device)}
         options["compile"] = self.compile or options["device"].startswith("cuda")
         if self.steps is None and self.minutes is None:
             options["steps"] = steps
@@ -141,7 +141,7 @@ def sinusoid(
     tasks = mk.tasks.Sinusoids(shots=shots, queries=10)
     learner = method.made(mk.models.MLP(1, [40, 40], 40 if method.embeds else 1))
     run.train(learner, tasks, steps=10_000)
-    common.print_losses(learner, tasks, run.test_tasks, max(10, learner.steps))
+    common.print_scores(learner, tasks, run.test_tasks, f"{shots}-point sinusoids", max(10, learner.steps))
 
 
 @train.command()
@@ -185,4 +185,4 @@ def _train_on(parts: Any, method: Method, classes: Classes, images: Images, run:
     torch.manual_seed(run.seed)
     learner = method.made(mk.models.ConvNet(width=images.width, outputs=None if method.embeds else outputs))
     run.train(learner, tasks, steps=1000)
-    common.print_accuracy(learner, judged, run.test_tasks, "unseen characters")
+    common.print_scores(learner, judged, run.test_tasks, f"{classes}, unseen characters")

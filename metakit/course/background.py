@@ -7,7 +7,7 @@ from torch import Tensor
 
 from metakit.course.exercises import Answer, Exercise, Mistake
 from metakit.course.quizzes import Question
-from metakit.plots import Event
+from metakit.records import Event
 
 STORY = (
     Event(1987, "Schmidhuber", "A program that changes programs may also change the way it changes them."),

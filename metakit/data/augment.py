@@ -56,12 +56,9 @@ class Augment:
     pen: float = 0.3
 
     def __post_init__(self) -> None:
-        for name, most in (("rotate", 180.0), ("scale", 1.0), ("shear", 1.0), ("pen", 1.0), ("shift", None)):
-            value = real(name, getattr(self, name), least=0.0)
-            if most is not None and value > most:
-                raise ValueError(f"{name} must be at most {most:g}, got {value:g}. Lower it.")
-            object.__setattr__(self, name, value)
-        object.__setattr__(self, "elastic", real("elastic", self.elastic, least=0.0))
+        most = {"rotate": 180.0, "scale": 1.0, "shear": 1.0, "pen": 1.0}
+        for name, value in vars(self).copy().items():
+            object.__setattr__(self, name, real(name, value, least=0.0, most=most.get(name, math.inf)))
 
     def __call__(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Changed pictures, of the shape and on the device of ``x [n, C, H, W]``; randomness from the generator."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from metakit.checks import whole
+from metakit.checks import choice, whole
 from metakit.data._characters import SPLITS, Character, wanted
 from metakit.data._omniglot import DRAWERS, Source, read_drawings
 from metakit.data.labelled import LabelledData
@@ -64,9 +64,8 @@ def omniglot(
     Source: B. Lake, R. Salakhutdinov, J. Tenenbaum, Human-level concept learning through probabilistic program
     induction, Science, 2015; split: O. Vinyals et al., Matching Networks for One Shot Learning, 2016, section 4.1.
     """
-    if split not in SPLITS:
-        raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}. Choose one of these.")
-    if whole("size", size) > 105:
+    split, size = choice("split", split, SPLITS), whole("size", size)
+    if size > 105:
         raise ValueError(f"size must be at most 105, the size of the drawings, got {size}. Lower it.")
     base, characters = _root(root), wanted(split)
     sources = _find(base, sorted(characters), download)

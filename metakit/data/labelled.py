@@ -16,8 +16,8 @@ class LabelledData:
     """Classes, each with its rows (drawings, images, vectors), in memory on one device.
 
     Arguments:
-        x: rows. Without ``y``: ``[classes, rows per class, ...]``. With ``y``: ``[n, ...]``. Real numbers, or uint8
-            (a quarter of the memory), read back as float32 in [0, 1]; in drawings ink is 1 and paper 0.
+        x: rows. Without ``y``: ``[classes, rows per class, ...]``. With ``y``: ``[n, ...]``. Real numbers, int64 (token
+            ids), or uint8 (a quarter of the memory), read back as float32 in [0, 1]; in drawings ink is 1 and paper 0.
         y: class labels ``[n]``, any integers; classes are numbered by ascending label, their rows keep their order.
             ``None`` after construction if every class has as many rows.
         alphabet: number of the alphabet of each class, ``[classes]``, if known.
@@ -74,7 +74,7 @@ class LabelledData:
         return self.x.shape[0] if self.y is None else int(self.y[-1]) + 1
 
     def __getitem__(self, index: int) -> Tensor:
-        """The rows of one class, ``[rows, ...]``, as real numbers."""
+        """The rows of one class, ``[rows, ...]``, bytes as real numbers."""
         if not -len(self) <= index < len(self):
             raise IndexError(f"class must be below {len(self)}, the number of classes; got {index}.")
         index %= len(self)
@@ -213,8 +213,8 @@ _PER_CLASS = ("alphabet", "character", "turn")
 
 
 def as_real(x: Tensor) -> Tensor:
-    """Rows as real numbers: uint8 becomes float32 in [0, 1]."""
-    return x if x.is_floating_point() else x.float().div_(255)
+    """Rows as networks take them: uint8 becomes float32 in [0, 1], other numbers stay as they are."""
+    return x.float().div_(255) if x.dtype == torch.uint8 else x
 
 
 def _check_rows(x: Tensor, y: Tensor | None) -> None:
@@ -226,8 +226,8 @@ def _check_rows(x: Tensor, y: Tensor | None) -> None:
         raise ValueError(f"x must be {shape}, each row at least a vector; got {list(x.shape)}. Add a dimension.")
     if x.numel() == 0:
         raise ValueError(f"x must not be empty, got {list(x.shape)}. Give at least one class with one row.")
-    if not x.is_floating_point() and x.dtype != torch.uint8:
-        raise ValueError(f"x must hold real numbers or uint8, got {x.dtype}. Convert it: x.float().")
+    if not x.is_floating_point() and x.dtype not in (torch.uint8, torch.int64):
+        raise ValueError(f"x must hold real numbers, uint8 or int64, got {x.dtype}. Convert it: x.float().")
     if x.is_floating_point() and not x.isfinite().all():
         row = int((~x.isfinite()).flatten(1).any(1).nonzero()[0])
         raise ValueError(f"x must be finite; x[{row}] holds NaN or infinity. Clean the data first.")

@@ -1,26 +1,17 @@
 """The inner loop: adapt a base learner's weights to every task of a batch at once."""
 
-from metakit.inner.loop import (
-    SGD,
-    Adam,
-    LearnedSGD,
-    Loss,
-    Momentum,
-    RMSProp,
-    Weights,
-    adapt,
-    adaptable,
-    can_stack,
-    check_model,
-    run,
-    stacked,
-    task_loss,
-    trajectory,
-)
+from metakit.contracts import InnerStep, Loss, Weights
+from metakit.inner.losses import check_losses, task_loss, task_losses
+from metakit.inner.rules import SGD, Adam, Clipped, Decayed, LearnedSGD, Momentum, RMSProp, prepared
+from metakit.inner.unrolling import adapt, adaptable, trajectory, unfrozen
+from metakit.nn.lending import can_stack, run, stacked
 
 __all__ = [
     "SGD",
     "Adam",
+    "Clipped",
+    "Decayed",
+    "InnerStep",
     "LearnedSGD",
     "Loss",
     "Momentum",
@@ -29,9 +20,12 @@ __all__ = [
     "adapt",
     "adaptable",
     "can_stack",
-    "check_model",
+    "check_losses",
+    "prepared",
     "run",
     "stacked",
     "task_loss",
+    "task_losses",
     "trajectory",
+    "unfrozen",
 ]

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from metakit.judging.evaluation import NORMAL_95, evaluate
-from metakit.learners import answers_together, check_protocol
+from metakit.checks import in_words, whole
+from metakit.contracts import ACCURACY, LOSS, Measure, Tasks
+from metakit.judging.evaluation import Evaluation, evaluate, half_width
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,11 +19,12 @@ class Comparison:
     """The scores of several learners on the same E episodes.
 
     Arguments:
-        scores: for each learner its accuracy (or loss) in each episode, ``[copies, E]``; all columns agree on the
-            episode, a row is one trained copy.
+        scores: for each learner its score in each episode, ``[copies, E]``; all columns agree on the episode, a row is
+            one trained copy.
         reference: the learner that the others are compared with.
-        accuracy: whether scores are accuracies in 0..1, of which more is better, or losses.
-        protocol: ``"transductive"`` if batch norm saw the query rows of a task together, else ``"inductive"``.
+        measure: what the scores say; ``True`` for accuracies in 0..1, ``False`` for losses.
+        protocol: ``"transductive"`` if a learner answered the query rows of a task together, ``"unstated"`` if one does
+            not say, else ``"inductive"``.
 
     Example:
         >>> scores = {"a": torch.tensor([[0.9, 0.8, 1.0]]), "b": torch.tensor([[0.7, 0.7, 0.8]])}
@@ -32,8 +34,17 @@ class Comparison:
 
     scores: Mapping[str, Tensor]
     reference: str
-    accuracy: bool
+    measure: Measure
     protocol: str
+
+    def __post_init__(self) -> None:
+        if isinstance(self.measure, bool):
+            object.__setattr__(self, "measure", ACCURACY if self.measure else LOSS)
+
+    @property
+    def accuracy(self) -> bool:
+        """Whether the scores are accuracies."""
+        return self.measure == ACCURACY
 
     @property
     def episodes(self) -> int:
@@ -57,8 +68,13 @@ class Comparison:
         return self.scores[name].mean(1).tolist()
 
     def __str__(self) -> str:
-        scale, digits = (100, 2) if self.accuracy else (1, 3)
-        head = ("learner", "accuracy (%)" if self.accuracy else "loss", f"minus {self.reference}", "copies")
+        scale, digits = (100, 2) if self.measure.percent else (1, 3)
+        head = (
+            "learner",
+            f"{self.measure} (%)" if self.measure.percent else str(self.measure),
+            f"minus {self.reference}",
+            "copies",
+        )
         rows: list[tuple[str, ...]] = [head]
         for name in self.scores:
             each = [f"{scale * score:.{digits}f}" for score in self.copies(name)]
@@ -75,7 +91,7 @@ class Comparison:
 
 def compare(
     learners: Mapping[str, nn.Module | Sequence[nn.Module]],
-    tasks: Any,
+    tasks: Tasks,
     *,
     n_tasks: int = 600,
     seeds: int = 3,
@@ -107,32 +123,40 @@ def compare(
     """
     copies = {name: [made] if isinstance(made, nn.Module) else list(made) for name, made in learners.items()}
     _check(copies, seeds=seeds, reference=reference)
-    scores: dict[str, Tensor] = {}
-    for name, made in copies.items():
-        rows = []
-        for learner in made:
-            results = [
-                evaluate(learner, tasks, n_tasks=n_tasks, steps=steps, seed=seed, protocol=protocol)
-                for seed in range(1, seeds + 1)
-            ]
-            rows.append(torch.cat([result.score[:, -1] for result in results]))
-            accuracy = results[0].accuracy is not None
-        scores[name] = torch.stack(rows)
-    sign = 1 if accuracy else -1
-    best = max(scores, key=lambda name: sign * float(scores[name].mean()))
-    normed = any(answers_together(learner) for made in copies.values() for learner in made)
-    return Comparison(scores, reference or best, accuracy, check_protocol(protocol) if normed else "inductive")
+    options: dict[str, Any] = {"n_tasks": n_tasks, "steps": steps, "protocol": protocol}
+    judged = {
+        name: [[evaluate(one, tasks, seed=seed + 1, **options) for seed in range(seeds)] for one in made]
+        for name, made in copies.items()
+    }
+    every = [result for made in judged.values() for results in made for result in results]
+    measure = _shared_measure(every)
+    scores = {
+        name: torch.stack([torch.cat([result.scores[measure][:, -1] for result in results]) for results in made])
+        for name, made in judged.items()
+    }
+    best = max(scores, key=lambda name: measure.sign * float(scores[name].mean()))
+    protocols = {result.protocol for result in every}
+    named = next((p for p in ("unstated", "transductive") if p in protocols), "inductive")
+    return Comparison(scores, reference or best, measure, named)
+
+
+def _shared_measure(results: Sequence[Evaluation]) -> Measure:
+    """The first measure, headlines before others, that all results have."""
+    for measure in [result.measure for result in results] + [m for result in results for m in result.scores]:
+        if all(measure in result.scores for result in results):
+            return measure
+    names = sorted({str(result.measure) for result in results})
+    raise ValueError(f"learners can only be compared by a score that all of them have, got {' and '.join(names)}.")
 
 
 def _interval(values: Tensor) -> tuple[float, float]:
-    return float(values.mean()), float(NORMAL_95 * values.std() / len(values) ** 0.5)
+    return float(values.mean()), float(half_width(values))
 
 
 def _check(copies: Mapping[str, list[nn.Module]], *, seeds: int, reference: str | None) -> None:
     if not copies or not all(copies.values()):
         raise ValueError('compare needs a learner for each name, as in {"maml": learner}; got none.')
-    if not isinstance(seeds, int) or isinstance(seeds, bool) or seeds < 1:
-        raise ValueError(f"seeds must be a positive whole number, got {seeds!r}.")
+    in_words(f"seeds must be a positive whole number, got {seeds!r}.", lambda: whole("seeds", seeds))
     if reference is not None and reference not in copies:
         raise ValueError(f"reference must be one of {', '.join(copies)}, got {reference!r}.")
     places = {str(p.device) for made in copies.values() for learner in made for p in learner.parameters()}

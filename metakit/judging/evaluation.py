@@ -1,19 +1,21 @@
-"""Evaluation: what a learner makes of tasks it has not seen, step by step, with an interval over tasks."""
+"""Evaluation: what a learner makes of tasks it has not seen, stage by stage, with an interval over tasks."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from metakit.inner import task_loss
-from metakit.learners import answers_together, check_protocol, chunk_size
-from metakit.tasks.batch import TaskBatch
-from metakit.threads import threads_for
+from metakit.checks import in_words, whole
+from metakit.contracts import ACCURACY, LOSS, Batch, Company, Judged, Measure, Scores, Tasks, pieces
+from metakit.learners import check_protocol
+from metakit.nn.lending import shadow
+from metakit.randomness import Dice
+from metakit.threads import threads_for_batch
 
 # Tasks are drawn this many at a time, whatever the chunk: the same seed gives the same tasks on any machine.
 _DRAWN_AT_ONCE = 50
@@ -22,12 +24,16 @@ NORMAL_95 = 1.959964
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """The query loss and accuracy of each task after 0, 1, ..., K inner steps.
+    """The scores of each task after each stage of a learner's inner loop.
 
     Arguments:
-        loss: ``[n_tasks, K + 1]``.
-        accuracy: share of query rows answered rightly, ``[n_tasks, K + 1]`` in 0..1; ``None`` in regression.
-        protocol: ``"transductive"`` if the query rows of a task were answered together, else ``"inductive"``.
+        loss: ``[n_tasks, stages]``; for a learner with inner steps, after 0, 1, ..., K of them.
+        accuracy: share of query rows answered rightly, ``[n_tasks, stages]`` in 0..1, where there are right ones.
+        protocol: ``"transductive"`` if the rows of a task were answered together, else ``"inductive"``; ``"unstated"``
+            of a learner that does not say.
+        others: scores of other measures, alike; if there are any, the first one is the headline.
+        axis: what the stages count.
+        at: the count at which each stage stands; 0, 1, ... when left out.
 
     Example:
         >>> result = Evaluation(torch.tensor([[2.0, 1.0], [4.0, 1.0]]), None, "inductive")
@@ -35,42 +41,68 @@ class Evaluation:
         [3.0, 1.0]
     """
 
-    loss: Tensor
+    loss: Tensor | None
     accuracy: Tensor | None
     protocol: str
+    others: Mapping[Measure, Tensor] = dataclasses.field(default_factory=dict)
+    axis: str = "inner steps"
+    at: Sequence[int] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "at", tuple(self.at) or tuple(range(self.score.shape[1])))
+
+    @property
+    def scores(self) -> dict[Measure, Tensor]:
+        """All scores by their measure, the headline first."""
+        named = {ACCURACY: self.accuracy, LOSS: self.loss}
+        return {**self.others, **{measure: score for measure, score in named.items() if score is not None}}
+
+    @property
+    def measure(self) -> Measure:
+        """What the headline score says."""
+        return next(iter(self.scores))
 
     @property
     def score(self) -> Tensor:
-        """The accuracy where there is one, else the loss: ``[n_tasks, K + 1]``."""
-        return self.loss if self.accuracy is None else self.accuracy
+        """The headline score: ``[n_tasks, stages]``."""
+        return self.scores[self.measure]
 
     def mean(self) -> Tensor:
-        """Mean score over tasks after each step, ``[K + 1]``."""
+        """Mean score over tasks after each stage, ``[stages]``."""
         return self.score.mean(0)
 
     def interval(self) -> tuple[Tensor, Tensor]:
-        """Low and high end of the 95% interval of the mean over tasks, ``[K + 1]`` each.
+        """Low and high end of the 95% interval of the mean over tasks, ``[stages]`` each; NaN for a single task.
 
         ``mean +- 1.96 s / sqrt(n_tasks)``, with s the standard deviation over tasks: how far the mean would move had
         other tasks been drawn. It does not tell how far another training run would move it.
         """
-        half = NORMAL_95 * self.score.std(0) / len(self.score) ** 0.5
+        half = half_width(self.score)
         return self.mean() - half, self.mean() + half
 
     def __str__(self) -> str:
-        low, high = self.interval()
-        mean, half = float(self.mean()[-1]), float(high[-1] - low[-1]) / 2
-        judged = f"{len(self.score)} tasks, {self.score.shape[1] - 1} inner steps"
-        lost = int((~torch.isfinite(self.loss[:, -1])).sum())
+        mean, half = float(self.mean()[-1]), float(half_width(self.score)[-1])
+        tasks = len(self.score)
+        judged = f"{tasks} tasks" if tasks > 1 else "1 task, so no interval"
+        judged += f", {self.at[-1]} {self.axis}" if self.axis else ""
+        lost = 0 if self.loss is None else int((~torch.isfinite(self.loss[:, -1])).sum())
         judged += f", {lost} of them diverged" if lost else ""
-        if self.accuracy is None:
-            return f"loss {mean:.3g} +- {half:.2g} ({judged})"
-        return f"accuracy {100 * mean:.2f} +- {100 * half:.2f} % ({self.protocol}, {judged})"
+        if self.measure.percent:
+            interval = f" +- {100 * half:.2f}" if tasks > 1 else ""
+            return f"{self.measure} {100 * mean:.2f}{interval} % ({self.protocol}, {judged})"
+        interval = f" +- {half:.2g}" if tasks > 1 else ""
+        return f"{self.measure} {mean:.3g}{interval} ({judged})"
+
+
+def half_width(scores: Tensor) -> Tensor:
+    """Half of the 95% interval of the mean over the first dimension; NaN where there is nothing to vary."""
+    spread = scores.std(0) if len(scores) > 1 else torch.full_like(scores[0], torch.nan)
+    return NORMAL_95 * spread / len(scores) ** 0.5
 
 
 def evaluate(
     learner: nn.Module,
-    tasks: Any,
+    tasks: Tasks | Batch,
     *,
     n_tasks: int = 600,
     steps: int | None = None,
@@ -79,17 +111,18 @@ def evaluate(
     chunk: int | None = None,
     progress: bool = False,
 ) -> Evaluation:
-    """Judge a learner on freshly drawn tasks, after each of its inner steps.
+    """Judge a learner on freshly drawn tasks, after each stage of its inner loop, in evaluation mode.
+
+    Nothing is written into the learner, its mode included.
 
     Arguments:
-        learner: anything with ``outputs(batch, steps, protocol)``, as the learners here; of another module that
-            turns a batch into ``[T]`` losses, the losses are all that is reported.
-        tasks: a task distribution, or a ``TaskBatch`` of fixed tasks.
+        learner: any learner. One with ``scores``, as the learners here, is judged by them; another one by its loss.
+        tasks: a task distribution, or a batch of fixed tasks.
         n_tasks: number of tasks to draw.
         steps: inner steps K; the learner's own number when left out.
         seed: the same seed draws the same tasks, for every learner.
         protocol: ``"transductive"`` or ``"inductive"``; the learner's own when left out. The result names it.
-        chunk: tasks to run at once; chosen by the device and the size of a task when left out.
+        chunk: tasks to run at once; chosen by the learner when left out.
         progress: show a bar.
 
     Raises:
@@ -101,43 +134,45 @@ def evaluate(
         >>> mk.evaluate(learner, mk.tasks.Sinusoids(), n_tasks=20, steps=3).loss.shape
         torch.Size([20, 4])
     """
-    if not isinstance(n_tasks, int) or n_tasks < 2:
-        raise ValueError(f"n_tasks must be at least 2 (an interval needs several), got {n_tasks!r}.")
-    if chunk is not None and (not isinstance(chunk, int) or chunk < 1):
-        raise ValueError(f"chunk must be a positive number of tasks, got {chunk!r}.")
-    protocol = check_protocol(str(protocol or getattr(learner, "protocol", "inductive")))
+    few = f"n_tasks must be at least 2 (an interval needs several), got {n_tasks!r}."
+    n_tasks = in_words(few, lambda: whole("n_tasks", n_tasks, least=2))
+    if chunk is not None:
+        in_words(f"chunk must be a positive number of tasks, got {chunk!r}.", lambda: whole("chunk", chunk))
+    own = learner.protocol if isinstance(learner, Company) else "inductive"
+    protocol = check_protocol(str(protocol or own))
     parameter = next(learner.parameters(), None)
     device = None if parameter is None else parameter.device  # without parameters, where the tasks are
-    losses: list[Tensor] = []
-    accuracies: list[Tensor] = []
-    batches = [tasks] if isinstance(tasks, TaskBatch) else _drawn(tasks, n_tasks, seed, device)
+    reader, dice, found, at = shadow(learner), Dice(seed, device), [], ()
+    batches = _drawn(tasks, n_tasks, seed, device) if isinstance(tasks, Tasks) else [tasks]
     with torch.no_grad(), tqdm(total=n_tasks, unit="task", delay=2, disable=not progress) as bar:
         for batch in batches:
-            for piece in batch.chunks(chunk or chunk_size(batch.support_x, batch.query_x)):
-                with threads_for(piece.support_x.numel() + piece.query_x.numel(), piece.device):
-                    loss, accuracy = _judge(learner, piece, steps, protocol)
-                losses.append(loss)
-                if accuracy is not None:
-                    accuracies.append(accuracy)
+            for piece in pieces(reader, batch, training=False, size=chunk):
+                with threads_for_batch(piece), dice:
+                    at, scores = zip(*judged(reader, piece, steps, protocol), strict=True)
+                found.append({m: torch.stack([stage[m] for stage in scores], 1).cpu() for m in scores[0]})
                 bar.update(len(piece))
-    named = protocol if answers_together(learner) else "inductive"
-    return Evaluation(torch.cat(losses), torch.cat(accuracies) if accuracies else None, named)
+    whole_scores = {measure: torch.cat([part[measure] for part in found]) for measure in found[0]}
+    loss, accuracy = whole_scores.pop(LOSS, None), whole_scores.pop(ACCURACY, None)
+    axis = learner.axis if isinstance(learner, Judged) else ""
+    return Evaluation(loss, accuracy, stated(learner, protocol), whole_scores, axis, at)
 
 
-def _drawn(tasks: Any, n_tasks: int, seed: int, device: torch.device | None) -> Iterable[TaskBatch]:
+def judged(learner: Any, batch: Any, steps: int | None, protocol: str) -> Iterator[tuple[int, Scores]]:
+    """The scores of each task after each stage, or its loss alone."""
+    if isinstance(learner, Judged):
+        yield from learner.scores(batch, steps, protocol)
+    else:
+        yield 0, {LOSS: learner(batch)}
+
+
+def stated(learner: Any, protocol: str) -> str:
+    """The protocol, as far as it makes a difference; ``"unstated"`` of a learner that does not say."""
+    if not isinstance(learner, Company):
+        return "unstated"
+    return protocol if learner.answers_together else "inductive"
+
+
+def _drawn(tasks: Tasks, n_tasks: int, seed: int, device: torch.device | None) -> Iterable[Any]:
     generator = torch.Generator(device or "cpu").manual_seed(seed)
     for start in range(0, n_tasks, _DRAWN_AT_ONCE):
         yield tasks.sample(min(_DRAWN_AT_ONCE, n_tasks - start), generator=generator, device=device)
-
-
-def _judge(learner: Any, batch: TaskBatch, steps: int | None, protocol: str) -> tuple[Tensor, Tensor | None]:
-    """Loss and accuracy of each task after each step, ``[T, K + 1]``."""
-    if not hasattr(learner, "outputs"):
-        return learner(batch).cpu()[:, None], None
-    loss = getattr(learner, "loss", task_loss)
-    losses, accuracies = [], []
-    for outputs in learner.outputs(batch, steps, protocol):
-        losses.append(loss(outputs, batch.query_y))
-        if not batch.query_y.is_floating_point():
-            accuracies.append((outputs.argmax(-1) == batch.query_y).float().mean(1))
-    return torch.stack(losses, 1).cpu(), torch.stack(accuracies, 1).cpu() if accuracies else None

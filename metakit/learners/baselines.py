@@ -7,12 +7,13 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from metakit.inner import task_loss
-from metakit.learners.common import check_is_batch, check_losses, one_hot, predict
+from metakit.learners.common import Supervised, check_is_batch
+from metakit.saving import saved
 from metakit.tasks.batch import TaskBatch
 
 
-class NearestNeighbour(nn.Module):
+@saved
+class NearestNeighbour(Supervised):
     """The answer of the nearest support row, by Euclidean distance of the raw rows (pixels): nothing is learned.
 
         score_n(q) = -min |q - x_i|^2 over support rows i of class n
@@ -28,28 +29,28 @@ class NearestNeighbour(nn.Module):
     Source: Cover and Hart 1967.
     """
 
-    steps = 0
-    protocol = "inductive"
-
     def __init__(self) -> None:
-        super().__init__()
-        self.loss = task_loss
+        super().__init__(None, "inductive")
 
-    def forward(self, batch: TaskBatch) -> Tensor:
-        (outputs,) = self.outputs(batch)
-        return check_losses(self.loss(outputs, batch.query_y), batch)
+    @property
+    def network(self) -> nn.Module:
+        return self
 
     def outputs(self, batch: TaskBatch, steps: int | None = None, protocol: str | None = None) -> Iterator[Tensor]:
         """Yield the outputs for the query rows once, ``[T, Q, ...]``: there are no inner steps."""
         check_is_batch(batch)
-        distances = torch.cdist(batch.query_x.flatten(2), batch.support_x.flatten(2))  # [T, Q, S]
-        if batch.ways is None:
-            nearest = distances.argmin(-1)  # [T, Q]
-            yield torch.stack([y[rows] for y, rows in zip(batch.support_y, nearest, strict=True)])
-        else:
-            strangers = one_hot(batch, distances.dtype).mT[:, None] == 0  # [T, 1, N, S]
-            yield -distances.square()[:, :, None].masked_fill(strangers, torch.inf).amin(-1)
+        yield self.answer(None, batch, "inductive")
 
-    def predict(self, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
-        """Outputs for the query rows, each by itself; see ``predict``."""
-        return predict(self, support_x, support_y, query_x, steps=None)
+    def know(self, batch: TaskBatch, steps: int | None) -> None:
+        """The support rows themselves are all that it knows."""
+
+    def answer(self, known: None, batch: TaskBatch, protocol: str) -> Tensor:
+        query, support = (x.flatten(2) if x.is_floating_point() else x.flatten(2).float() for x in batch.tensors[2::-2])
+        distances = torch.cdist(query, support)  # [T, Q, S]
+        if batch.support_mask is not None:
+            distances = distances.masked_fill(~batch.support_mask[:, None], torch.inf)
+        if batch.ways is None:
+            return torch.take_along_dim(batch.support_y, distances.argmin(-1)[..., None], 1)
+        furthest = distances.new_full((*distances.shape[:2], batch.ways), torch.inf)
+        classes = batch.support_y[:, None].expand_as(distances)
+        return -furthest.scatter_reduce(2, classes, distances.square(), "amin")

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from metakit.inner import Loss, check_model, task_loss
-from metakit.learners.common import check_losses, check_positive, check_protocol, embedded, one_hot, predict
-from metakit.nn import in_full
+from metakit.contracts import Loss
+from metakit.learners.common import one_hot, without_absent
+from metakit.learners.embedded import Embedded, check_positive, like
+from metakit.saving import saved
 from metakit.tasks.batch import TaskBatch
 
 
-class Ridge(nn.Module):
+@saved
+class Ridge(Embedded):
     """R2-D2: each task fits a ridge regression to its embedded support rows, exactly; gradients go through the fit.
 
         W = argmin_W |Z W - Y|^2 + lambda |W|^2 = (Z' Z + lambda I)^-1 Z' Y = Z' (Z Z' + lambda I)^-1 Y
@@ -43,9 +45,6 @@ class Ridge(nn.Module):
     Source: Bertinetto, Henriques, Torr and Vedaldi 2019, equations (4) to (6).
     """
 
-    optimizer, lr = torch.optim.Adam, 1e-3
-    steps = 0
-
     def __init__(
         self,
         embedding: nn.Module,
@@ -55,34 +54,24 @@ class Ridge(nn.Module):
         loss: Loss | None = None,
         protocol: str = "transductive",
     ) -> None:
-        super().__init__()
-        check_model(embedding)
-        self.embedding, self.loss, self.protocol = embedding, loss or task_loss, check_protocol(protocol)
+        super().__init__(embedding, loss, protocol)
         self.penalty, self.scale = check_positive("penalty", penalty), check_positive("scale", scale)
-        one = torch.ones_like(next(embedding.parameters()).detach().flatten()[0])
-        self.log_penalty = nn.Parameter(math.log(penalty) * one)
-        self.alpha, self.beta = nn.Parameter(scale * one), nn.Parameter(0 * one)
+        self.log_penalty = nn.Parameter(like(embedding, math.log(penalty)))
+        self.alpha, self.beta = nn.Parameter(like(embedding, scale)), nn.Parameter(like(embedding, 0))
 
-    def forward(self, batch: TaskBatch) -> Tensor:
-        (outputs,) = self.outputs(batch)
-        return check_losses(self.loss(outputs, batch.query_y), batch)
+    def grasp(self, support: Tensor, batch: TaskBatch) -> tuple[Tensor, Tensor | None]:
+        """The weights W ``[T, D, N]``, and the support rows of each class ``[T, N]`` in classification."""
+        targets = batch.support_y if batch.ways is None else one_hot(batch, support.dtype)
+        counts = None if batch.ways is None else targets.sum(1)
+        if batch.support_mask is not None:  # rows of zeros say nothing
+            support, targets = (side * batch.support_mask[..., None] for side in (support, targets))
+        return ridge(support, targets, self.log_penalty.exp()), counts
 
-    def outputs(self, batch: TaskBatch, steps: int | None = None, protocol: str | None = None) -> Iterator[Tensor]:
-        """Yield the outputs for the query rows once, ``[T, Q, ...]``: there are no inner steps."""
-        support, query = embedded(self.embedding, batch, protocol or self.protocol)
-        penalty = self.log_penalty.exp()
-        with in_full(support):
-            if batch.ways is None:
-                targets = batch.support_y if batch.support_y.dim() == 3 else batch.support_y[..., None]
-                outputs = (query @ ridge(support, targets, penalty)).view(*query.shape[:2], *batch.support_y.shape[2:])
-            else:
-                weights = ridge(support, one_hot(batch, support.dtype), penalty)
-                outputs = self.alpha * (query @ weights) + self.beta
-        yield outputs
-
-    def predict(self, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
-        """Outputs for the query rows, each by itself (inductive); see ``predict``."""
-        return predict(self, support_x, support_y, query_x, steps=None)
+    def compare(self, query: Tensor, known: Any, batch: TaskBatch, protocol: str) -> Tensor:
+        weights, counts = known
+        if counts is None:
+            return query @ weights
+        return without_absent(self.alpha * (query @ weights) + self.beta, counts, batch)
 
 
 def ridge(z: Tensor, y: Tensor, penalty: Tensor) -> Tensor:

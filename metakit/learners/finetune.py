@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from metakit.inner import Loss, Weights, adaptable, check_model, run, stacked, task_loss, trajectory
-from metakit.learners.common import check_batch, check_losses, check_protocol, check_steps, predict
-from metakit.learners.gradient import answer, prepared
+from metakit.contracts import Loss, Rule, Weights
+from metakit.inner import adaptable, prepared, trajectory, unfrozen
+from metakit.learners.common import Supervised, by_protocol, check_batch, check_steps
+from metakit.learners.gradient import both_sides
+from metakit.nn.lending import Functional, check_network, stacked
+from metakit.saving import saved
 from metakit.tasks.batch import TaskBatch
 
 
-class FineTune(nn.Module):
+@saved(adapt="adapted")
+class FineTune(Supervised):
     """Ordinary training on all tasks at once, then gradient steps on the support set of each new task.
 
         training:  loss_t = L(w; all rows of task t), nothing adapts
@@ -37,6 +40,7 @@ class FineTune(nn.Module):
         ValueError: if no head adapts, or it is trained on tasks of another number of classes than its head has.
 
     Example:
+        >>> import torch
         >>> from metakit.models import MLP
         >>> x = torch.randn(4, 10, 1)
         >>> FineTune(MLP(1, [8], 1), steps=3)(TaskBatch(x, x.sin(), x, x.sin())).shape
@@ -45,29 +49,29 @@ class FineTune(nn.Module):
     Source: the baseline of Chen, Liu, Kira, Wang and Huang 2019, section 3.2; on curves, Finn et al. 2017, section 5.1.
     """
 
-    optimizer, lr = torch.optim.Adam, 1e-3
-
     def __init__(
         self,
         model: nn.Module,
         *,
-        rule: Any = None,
+        rule: Rule | None = None,
         steps: int = 10,
         adapt: str | Iterable[str] | None = None,
         loss: Loss | None = None,
         protocol: str = "inductive",
     ) -> None:
-        super().__init__()
-        check_model(model)
-        self.model, self.loss = model, loss or task_loss
-        self.steps, self.protocol = check_steps(steps), check_protocol(protocol)
-        self.adapted = tuple(adaptable(model, adapt))
+        check_network(model)
+        super().__init__(loss, protocol, steps)
+        self.model, self.adapted = model, tuple(adaptable(model, adapt))
         if "head.weight" not in self.adapted:
             raise ValueError("a new task needs a new head: the model must have a layer 'head', and it must adapt.")
         named = dict(model.named_parameters())
-        self.rule = prepared(rule, {name: named[name] for name in self.adapted}, steps)
+        self.rule = prepared(rule, unfrozen({name: named[name] for name in self.adapted}), self.steps)
         if any(True for _ in self.rule.parameters()):
             raise ValueError("FineTune does not learn its rule; a rule with parameters of its own needs MAML.")
+
+    @property
+    def network(self) -> nn.Module:
+        return self.model
 
     def forward(self, batch: TaskBatch) -> Tensor:
         check_batch(self.model, batch)
@@ -77,26 +81,30 @@ class FineTune(nn.Module):
                 f"the head tells {classes} classes apart, the tasks have {batch.ways}. Train on mk.tasks.Pooled(data), "
                 f"which numbers all training classes, with a model of as many outputs."
             )
-        x = torch.cat([batch.support_x, batch.query_x], 1)
-        y = torch.cat([batch.support_y, batch.query_y], 1)
-        return check_losses(self.loss(run(self.model, {}, x), y), batch)
+        rows = both_sides(batch)
+        return self.query_losses(Functional(self.model)({}, rows.support_x, rows.support_mask), rows)
 
     def outputs(self, batch: TaskBatch, steps: int | None = None, protocol: str | None = None) -> Iterator[Tensor]:
-        """Yield the outputs for the query rows after 0, 1, ..., K inner steps, each ``[T, Q, ...]``."""
-        check_batch(self.model, batch)
-        steps, start = self.steps if steps is None else check_steps(steps), self._start(batch)
-        rule, loss = self.rule, self.loss
-        for adapted in trajectory(self.model, start, *batch.tensors[:2], rule=rule, steps=steps, order=1, loss=loss):
-            yield answer(self.model, adapted, batch, protocol or self.protocol)
+        for adapted in self._path(batch, steps):
+            yield self.answer(adapted, batch, protocol or self.protocol)
 
-    def predict(self, support_x: Tensor, support_y: Tensor, query_x: Tensor, *, steps: int | None = None) -> Tensor:
-        """Fine-tune on the support set and answer the query rows, each by itself (inductive); see ``predict``."""
-        return predict(self, support_x, support_y, query_x, steps=steps)
+    def know(self, batch: TaskBatch, steps: int | None) -> Weights:
+        *_, adapted = self._path(batch, steps)
+        return adapted
+
+    def answer(self, known: Weights, batch: TaskBatch, protocol: str) -> Tensor:
+        return by_protocol(Functional(self.model), known, batch, protocol)[1]
+
+    def _path(self, batch: TaskBatch, steps: int | None) -> Iterator[Weights]:
+        check_batch(self.model, batch)
+        options: dict[str, Any] = {"steps": self.steps if steps is None else check_steps(steps), "order": 1}
+        options |= {"rule": self.rule, "loss": self.loss, "mask": batch.support_mask}
+        return trajectory(self.model, self._start(batch), *batch.tensors[:2], **options)
 
     def _start(self, batch: TaskBatch) -> Weights:
         """The trained weights for each task; for classes with a head of zeros, ``[T, N, D]`` and ``[T, N]``."""
         named = dict(self.model.named_parameters())
-        weights = stacked({name: named[name] for name in self.adapted}, len(batch))
+        weights = stacked(unfrozen({name: named[name] for name in self.adapted}), len(batch))
         if batch.ways is None:
             return weights
         head = {name: w for name, w in weights.items() if name.startswith("head.")}

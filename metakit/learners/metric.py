@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metakit.inner import Loss, check_model, task_loss
-from metakit.learners.common import check_losses, check_positive, check_protocol, embedded, one_hot, predict
-from metakit.nn import in_full
+from metakit.checks import in_words, whole
+from metakit.contracts import Loss
+from metakit.learners.common import check_ways, one_hot, without_absent
+from metakit.learners.embedded import Embedded, check_positive, like
+from metakit.saving import saved
 from metakit.tasks.batch import TaskBatch
 
 _DISTANCES = ("euclidean", "cosine")
 
 
-class ProtoNet(nn.Module):
+@saved
+class ProtoNet(Embedded):
     """Prototypical network: a class is the mean of its embedded support rows, a query belongs to the nearest.
 
         c_n = mean of f(x) over support rows of class n,    score_n(q) = -|f(q) - c_n|^2
@@ -51,9 +54,6 @@ class ProtoNet(nn.Module):
     2018, section 3.2; soft k-means, Ren et al. 2018, section 3.1.1, there with unlabelled rows beside the query.
     """
 
-    optimizer, lr = torch.optim.Adam, 1e-3
-    steps = 0
-
     def __init__(
         self,
         embedding: nn.Module,
@@ -64,49 +64,48 @@ class ProtoNet(nn.Module):
         loss: Loss | None = None,
         protocol: str = "transductive",
     ) -> None:
-        super().__init__()
-        check_model(embedding)
+        super().__init__(embedding, loss, protocol)
         if distance not in _DISTANCES:
             raise ValueError(f"distance must be one of {', '.join(_DISTANCES)}, got {distance!r}.")
         if centred and distance != "cosine":
             raise ValueError(f'centred goes with distance="cosine": the {distance} one is the same from anywhere.')
-        if not isinstance(refine, int) or isinstance(refine, bool) or refine < 0:
-            raise ValueError(f"refine must be a whole number of rounds, 0 or more, got {refine!r}. 3 are enough.")
-        self.embedding, self.distance, self.centred, self.refine = embedding, distance, centred, refine
-        self.loss, self.protocol = loss or task_loss, check_protocol(protocol)
-        self.log_scale = nn.Parameter(_like(embedding, math.log(10))) if distance == "cosine" else None
+        message = f"refine must be a whole number of rounds, 0 or more, got {refine!r}. 3 are enough."
+        self.refine = in_words(message, lambda: whole("refine", refine, least=0))
+        self.distance, self.centred = distance, centred
+        self.log_scale = nn.Parameter(like(embedding, math.log(10))) if distance == "cosine" else None
 
-    def forward(self, batch: TaskBatch) -> Tensor:
-        (scores,) = self.outputs(batch)
-        return check_losses(self.loss(scores, batch.query_y), batch)
+    @property
+    def answers_together(self) -> bool:
+        return self.refine > 0 or super().answers_together
 
-    def outputs(self, batch: TaskBatch, steps: int | None = None, protocol: str | None = None) -> Iterator[Tensor]:
-        """Yield the scores of the query rows once, ``[T, Q, N]``: there are no inner steps."""
-        protocol = protocol or self.protocol
-        support, query = embedded(self.embedding, batch, protocol)
-        with in_full(support):
-            members = one_hot(batch, support.dtype).mT  # [T, N, S]
-            sums, counts = members @ support, members.sum(-1, keepdim=True)
-            scores = self._scores(query, sums / counts)
-            for _ in range(self.refine if protocol == "transductive" else 0):
-                shares = scores.softmax(-1).mT  # [T, N, Q]
-                scores = self._scores(query, (sums + shares @ query) / (counts + shares.sum(-1, keepdim=True)))
-        yield scores
+    def grasp(self, support: Tensor, batch: TaskBatch) -> tuple[Tensor, Tensor]:
+        """Sum and number of the embedded support rows of each class, ``[T, N, D]`` and ``[T, N, 1]``."""
+        members = one_hot(batch, support.dtype).mT  # [T, N, S]
+        return members @ support, members.sum(-1, keepdim=True)
 
-    def _scores(self, query: Tensor, prototypes: Tensor) -> Tensor:
+    def compare(self, query: Tensor, known: Any, batch: TaskBatch, protocol: str) -> Tensor:
+        sums, counts = known
+        scores = self._scores(query, sums / counts.clamp(min=1), counts, batch)
+        for _ in range(self.refine if protocol == "transductive" else 0):
+            shares = scores.softmax(-1).mT  # [T, N, Q]
+            shares = shares if batch.query_mask is None else shares * batch.query_mask[:, None]
+            total = (counts + shares.sum(-1, keepdim=True)).clamp(min=1)
+            scores = self._scores(query, (sums + shares @ query) / total, counts, batch)
+        return scores
+
+    def _scores(self, query: Tensor, prototypes: Tensor, counts: Tensor, batch: TaskBatch) -> Tensor:
         if self.log_scale is None:
-            return -_squared_distances(query, prototypes)
-        if self.centred:
-            middle = prototypes.mean(1, keepdim=True)
-            query, prototypes = query - middle, prototypes - middle
-        return self.log_scale.exp() * _cosines(query, prototypes)
-
-    def predict(self, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
-        """Scores of the query rows, each by itself (inductive); see ``predict``."""
-        return predict(self, support_x, support_y, query_x, steps=None)
+            scores = -_squared_distances(query, prototypes)
+        else:
+            if self.centred:  # an absent class lies at the origin, and does not count
+                middle = prototypes.sum(1, keepdim=True) / (counts > 0).sum(1, keepdim=True)
+                query, prototypes = query - middle, prototypes - middle
+            scores = self.log_scale.exp() * _cosines(query, prototypes)
+        return without_absent(scores, counts.squeeze(-1), batch)
 
 
-class Matching(nn.Module):
+@saved
+class Matching(Embedded):
     """Matching network: a query row attends to the support rows; a class scores the log of its share of attention.
 
         a(q, i) = softmax_i(s cos(f(q), f(x_i))),    score_n(q) = log sum of a(q, i) over support rows i of class n
@@ -134,9 +133,6 @@ class Matching(nn.Module):
     Source: Vinyals et al. 2016, equations (1) and (2); the scale, Gidaris and Komodakis 2018, section 3.2.
     """
 
-    optimizer, lr = torch.optim.Adam, 1e-3
-    steps = 0
-
     def __init__(
         self,
         embedding: nn.Module,
@@ -146,28 +142,28 @@ class Matching(nn.Module):
         loss: Loss | None = None,
         protocol: str = "transductive",
     ) -> None:
-        super().__init__()
-        check_model(embedding)
-        self.embedding, self.loss, self.protocol = embedding, loss or task_loss, check_protocol(protocol)
+        super().__init__(embedding, loss, protocol)
         self.scale, self.learn_scale = check_positive("scale", scale), learn_scale
-        self.log_scale = nn.Parameter(_like(embedding, math.log(scale)), requires_grad=learn_scale)
+        self.log_scale = nn.Parameter(like(embedding, math.log(scale)), requires_grad=learn_scale)
 
-    def forward(self, batch: TaskBatch) -> Tensor:
-        (scores,) = self.outputs(batch)
-        return check_losses(self.loss(scores, batch.query_y), batch)
+    def grasp(self, support: Tensor, batch: TaskBatch) -> Tensor:
+        check_ways(batch)
+        return support
 
-    def outputs(self, batch: TaskBatch, steps: int | None = None, protocol: str | None = None) -> Iterator[Tensor]:
-        """Yield the scores of the query rows once, ``[T, Q, N]``: there are no inner steps."""
-        support, query = embedded(self.embedding, batch, protocol or self.protocol)
-        strangers = one_hot(batch, support.dtype).mT[:, None] == 0  # [T, 1, N, S]
-        with in_full(support):
-            cosines = _cosines(query, support)
-        attention = F.log_softmax(self.log_scale.exp() * cosines, -1)  # [T, Q, S]
-        yield attention[:, :, None].masked_fill(strangers, -math.inf).logsumexp(-1)
+    def compare(self, query: Tensor, known: Any, batch: TaskBatch, protocol: str) -> Tensor:
+        similar = self.log_scale.exp() * _cosines(query, known)  # [T, Q, S]
+        if batch.support_mask is not None:
+            similar = similar.masked_fill(~batch.support_mask[:, None], -math.inf)
+        return _logsumexp(F.log_softmax(similar, -1), batch.support_y, check_ways(batch))
 
-    def predict(self, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
-        """Scores of the query rows, each by itself (inductive); see ``predict``."""
-        return predict(self, support_x, support_y, query_x, steps=None)
+
+def _logsumexp(values: Tensor, classes: Tensor, ways: int) -> Tensor:
+    """The log of the sum of exp(values) over the rows of each class: ``[T, Q, S]`` and ``[T, S]`` to ``[T, Q, N]``."""
+    index = classes[:, None].expand_as(values)
+    empty = values.new_full((*values.shape[:2], ways), -math.inf)
+    top = empty.scatter_reduce(2, index, values.detach(), "amax").clamp(min=torch.finfo(values.dtype).min)
+    sums = torch.zeros_like(empty).scatter_add(2, index, (values - top.gather(2, index)).exp())
+    return sums.log() + top
 
 
 def _squared_distances(a: Tensor, b: Tensor) -> Tensor:
@@ -179,8 +175,3 @@ def _squared_distances(a: Tensor, b: Tensor) -> Tensor:
 def _cosines(a: Tensor, b: Tensor) -> Tensor:
     """``cos(a_i, b_j)``: ``[T, Q, D]`` and ``[T, N, D]`` to ``[T, Q, N]``."""
     return F.normalize(a, dim=-1) @ F.normalize(b, dim=-1).mT
-
-
-def _like(module: nn.Module, value: float) -> Tensor:
-    """One number, of the dtype and on the device of a module's parameters."""
-    return torch.full_like(next(module.parameters()).detach().flatten()[0], value)

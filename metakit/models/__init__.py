@@ -1,5 +1,10 @@
 """Base learners and embeddings: ordinary modules whose weights can be stacked over tasks."""
 
-from metakit.models.networks import IMAGE_NETWORKS, MLP, ConvNet, Residual, ResNet, Views, Whitened, Widen
+from metakit.models.convnet import ConvNet
+from metakit.models.embeddings import Views, Whitened
+from metakit.models.mlp import MLP
+from metakit.models.resnet import Residual, ResNet, Widen
+
+IMAGE_NETWORKS = (ConvNet, ResNet)
 
 __all__ = ["IMAGE_NETWORKS", "MLP", "ConvNet", "ResNet", "Residual", "Views", "Whitened", "Widen"]

@@ -1,27 +1,30 @@
 """Ordinary torch layers that also accept weights stacked over tasks."""
 
-from metakit.nn.layers import (
-    LAYERS,
-    BatchNorm2d,
-    Conv2d,
-    ConvBlock,
-    Flatten,
-    Frame,
-    GroupNorm,
-    Linear,
-    in_full,
-    statistics_from_first,
-)
+from metakit.nn.block import ConvBlock
+from metakit.nn.conversion import convert
+from metakit.nn.convolution import in_full
+from metakit.nn.layers import AdaptiveAvgPool2d, AvgPool2d, Conv2d, Flatten, Frame, Linear, MaxPool2d
+from metakit.nn.lending import Functional, can_stack, run, stacked
+from metakit.nn.norm import BatchNorm1d, BatchNorm2d, GroupNorm, statistics_from_first, statistics_rows
 
 __all__ = [
-    "LAYERS",
+    "AdaptiveAvgPool2d",
+    "AvgPool2d",
+    "BatchNorm1d",
     "BatchNorm2d",
     "Conv2d",
     "ConvBlock",
     "Flatten",
     "Frame",
+    "Functional",
     "GroupNorm",
     "Linear",
+    "MaxPool2d",
+    "can_stack",
+    "convert",
     "in_full",
+    "run",
+    "stacked",
     "statistics_from_first",
+    "statistics_rows",
 ]

@@ -5,6 +5,7 @@ And convolution, ReLU and 2x2 max pooling as one function of the kernels, closed
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Sequence
 
@@ -21,6 +22,12 @@ _PATCH = 40
 def on_gpu(x: Tensor) -> bool:
     """Whether a GPU works on it, which is fast with other layouts and kernels than a CPU. Exact are both on either."""
     return x.is_cuda
+
+
+def in_full(x: Tensor) -> contextlib.AbstractContextManager[object]:
+    """Products in the precision of their factors, whatever ``torch.autocast`` says: distances are small differences."""
+    kind = x.device.type
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else contextlib.nullcontext()
 
 
 def convolve(x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:

@@ -1,6 +1,13 @@
-"""The outer loop: learn what the inner loop starts from and works with."""
+"""The outer loop: learn what the inner loop starts from and works with.
 
-from metakit.outer.fit import DivergedError, History, Run, fit
+Each outer step *estimates* the meta-gradient of a batch of tasks, *combines* what its chunks and ranks found, and
+*moves* by a stock optimiser. ``Training`` is stepped through, ``fit`` drains it.
+"""
+
+from metakit.outer.estimate import direct
+from metakit.outer.fit import fit
+from metakit.outer.run import DivergedError, History, Run
 from metakit.outer.step import OuterStep
+from metakit.outer.training import Training
 
-__all__ = ["DivergedError", "History", "OuterStep", "Run", "fit"]
+__all__ = ["DivergedError", "History", "OuterStep", "Run", "Training", "direct", "fit"]

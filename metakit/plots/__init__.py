@@ -5,11 +5,11 @@ plots.draw_history(ax, history)
 plots.show(fig, "Loss at each outer step; it falls from 4 to 0.6.")
 """
 
-from metakit.plots.adaptation import Adaptation, draw_adaptation, draw_steps
-from metakit.plots.challenges import Outside, Sweep, draw_against, draw_layers, draw_outside
-from metakit.plots.clusters import Clusters, draw_clusters
+from metakit.plots.adaptation import draw_adaptation, draw_steps
+from metakit.plots.challenges import draw_against, draw_layers, draw_outside
+from metakit.plots.clusters import draw_clusters
 from metakit.plots.compare import draw_comparison
-from metakit.plots.descent import Race, draw_race
+from metakit.plots.descent import draw_race
 from metakit.plots.figures import (
     BLACK,
     BLUE,
@@ -26,14 +26,30 @@ from metakit.plots.figures import (
     png,
     show,
 )
-from metakit.plots.images import Drawn, EmbeddingMap, Episode, draw_drawn, draw_embedding, draw_episode
+from metakit.plots.images import draw_drawn, draw_embedding, draw_episode
 from metakit.plots.learning import draw_evaluation, draw_history, draw_rates
 from metakit.plots.loops import draw_loops
 from metakit.plots.search import draw_distribution, draw_population, draw_search
-from metakit.plots.stages import TITLES, Score, Stage, draw_progress, draw_starts, draw_trials
-from metakit.plots.starts import HeadStart, draw_head_start
-from metakit.plots.surface import Surface, draw_surface, draw_weighting
-from metakit.plots.timeline import Event, draw_timeline
+from metakit.plots.stages import draw_progress, draw_starts, draw_trials
+from metakit.plots.starts import draw_head_start
+from metakit.plots.surface import draw_surface, draw_weighting
+from metakit.plots.timeline import draw_timeline
+from metakit.records import (
+    TITLES,
+    Adaptation,
+    Clusters,
+    Drawn,
+    EmbeddingMap,
+    Episode,
+    Event,
+    HeadStart,
+    Outside,
+    Race,
+    Score,
+    Stage,
+    Surface,
+    Sweep,
+)
 
 __all__ = [
     "BLACK",

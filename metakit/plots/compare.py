@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from matplotlib.axes import Axes
 
+from metakit.contracts import LOSS
 from metakit.judging.comparison import Comparison
 from metakit.plots.figures import BLUE, GREY, ORANGE
 
@@ -14,8 +15,9 @@ def draw_comparison(ax: Axes, comparison: Comparison, *, difference: bool = Fals
     With ``difference`` the paired difference to the reference instead: an interval clear of zero is no luck.
     """
     names = list(comparison.scores)
-    scale = 100 if comparison.accuracy else 1
-    score = "accuracy (%)" if comparison.accuracy else "query loss"
+    measure = comparison.measure
+    scale = 100 if measure.percent else 1
+    score = f"{measure} (%)" if measure.percent else f"query {measure}" if measure == LOSS else str(measure)
     for place, name in enumerate(names):
         mean, half = comparison.difference(name) if difference else comparison.mean(name)
         colour = ORANGE if name == comparison.reference else BLUE

@@ -2,62 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 from matplotlib.axes import Axes
-from torch import Tensor
 
 from metakit.plots.figures import BLACK, CYCLE, DASHES
-
-_EXPLODED = 1e3
-
-
-@dataclasses.dataclass(frozen=True)
-class Race:
-    """The loss of one network under R inner rules, from one start and on one task.
-
-    Arguments:
-        names: of the rules, R of them.
-        steps: the inner steps at which the loss was taken, M of them, from 0.
-        support: mean squared error on the support rows, ``[R, M]``.
-        query: mean squared error on rows that no rule has seen, ``[R, M]``.
-        lr: the rate that all of them used.
-        noise: standard deviation of the noise in the targets, in units of y.
-    """
-
-    names: tuple[str, ...]
-    steps: tuple[int, ...]
-    support: Tensor
-    query: Tensor
-    lr: float
-    noise: float
-
-    def exploded(self, name: str) -> bool:
-        """Whether a rule's support loss has left every bound."""
-        return not float(self.support[self.names.index(name), -1]) < _EXPLODED
-
-    @property
-    def winner(self) -> str | None:
-        """The rule with the lowest query loss at the end, if any is still in the race."""
-        left = [name for name in self.names if not self.exploded(name)]
-        return min(left, key=lambda name: float(self.query[self.names.index(name), -1])) if left else None
-
-    def __str__(self) -> str:
-        told = f"after {self.steps[-1]} steps at rate {self.lr:.4g}"
-        lost = [name for name in self.names if self.exploded(name)]
-        if self.winner is None:
-            return f"{told} every rule has exploded: lower the rate."
-        best = float(self.query[self.names.index(self.winner), -1])
-        tail = f" Exploded: {', '.join(lost)}." if lost else ""
-        return f"{told}, {self.winner} has the lowest query loss, {best:.3f}.{tail}"
+from metakit.records.descent import EXPLODED, Race
 
 
 def draw_race(ax: Axes, record: Race) -> None:
     """Query loss under each rule against the inner steps, the support loss thin beside it, and the noise below."""
     for i, name in enumerate(record.names):
-        support, query = (
-            loss[i].clamp(1e-4, _EXPLODED).nan_to_num(_EXPLODED) for loss in (record.support, record.query)
-        )
+        support, query = (loss[i].clamp(1e-4, EXPLODED).nan_to_num(EXPLODED) for loss in (record.support, record.query))
         label = f"{name} (exploded)" if record.exploded(name) else name
         ax.plot(record.steps, query.tolist(), color=CYCLE[i], ls=DASHES[i % 4], lw=2, label=label)
         ax.plot(record.steps, support.tolist(), color=CYCLE[i], ls=DASHES[i % 4], lw=0.8, alpha=0.6)

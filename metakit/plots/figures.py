@@ -69,8 +69,3 @@ def plain_log_axis(ax: Axes) -> None:
     ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     ax.yaxis.set_minor_locator(NullLocator())
     ax.yaxis.set_major_formatter("{x:g}")
-
-
-def count(number: int, noun: str) -> str:
-    """A number and its noun, in the plural where there are several."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"

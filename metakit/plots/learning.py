@@ -10,25 +10,29 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
+from metakit.contracts import ACCURACY, LOSS
 from metakit.judging.evaluation import Evaluation
-from metakit.plots.figures import BLUE, CYCLE, DASHES, GREY, RED, SKY, count, plain_log_axis
+from metakit.plots.figures import BLUE, CYCLE, DASHES, GREY, RED, SKY, plain_log_axis
+from metakit.records.words import count
+
+_LABELS = {ACCURACY: "query accuracy (%)", LOSS: "query loss (y squared)"}
 
 
 def draw_evaluation(ax: Axes, results: Evaluation | Mapping[str, Evaluation], *, log: bool = False) -> None:
-    """Mean score over tasks after each inner step with its 95% band, of one evaluation or of several by name."""
+    """Mean score over tasks after each stage with its 95% band, of one evaluation or of several by name."""
     named = {"": results} if isinstance(results, Evaluation) else results
-    accuracy = any(result.accuracy is not None for result in named.values())
-    scale = 100 if accuracy else 1
+    first = next(iter(named.values()))
+    measure, axis = first.measure, first.axis.removesuffix("s") or "stage"
+    scale = 100 if measure.percent else 1
     for i, (name, result) in enumerate(named.items()):
-        colour, mean, (low, high) = CYCLE[i % len(CYCLE)], result.mean(), result.interval()
-        steps = range(len(mean))
+        colour, mean, (low, high), steps = CYCLE[i % len(CYCLE)], result.mean(), result.interval(), result.at
         if len(mean) == 1:  # no inner steps: a level, not a curve
             ax.axhline(scale * float(mean), color=colour, ls=DASHES[i % 4], label=name)
             continue
         ax.plot(steps, (scale * mean).tolist(), color=colour, ls=DASHES[i % 4], marker="o", ms=4, label=name)
         ax.fill_between(steps, (scale * low).tolist(), (scale * high).tolist(), color=colour, alpha=0.2, lw=0)
     tasks = max(len(result.score) for result in named.values())
-    ax.set(xlabel="inner step", ylabel="query accuracy (%)" if accuracy else "query loss (y squared)")
+    ax.set(xlabel=axis, ylabel=_LABELS.get(measure, f"{measure} (%)" if measure.percent else str(measure)))
     ax.set_title(f"Mean over {tasks} new tasks, with 95% interval")
     if log:
         plain_log_axis(ax)

@@ -11,7 +11,8 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from metakit.plots.figures import BLACK, CYCLE, DASHES, GREY, ORANGE, count, plain_log_axis
+from metakit.plots.figures import BLACK, CYCLE, DASHES, GREY, ORANGE, plain_log_axis
+from metakit.records.words import count
 from metakit.search import Result
 from metakit.search.space import Choice, Number
 from metakit.search.strategies import cells_of

@@ -2,27 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 
 from metakit.plots.figures import BLUE, CYCLE, GREY
-
-
-@dataclasses.dataclass(frozen=True)
-class Event:
-    """One work in a history.
-
-    Arguments:
-        year: when it came out.
-        who: its authors, in short.
-        what: its idea, in a few words.
-    """
-
-    year: int
-    who: str
-    what: str
+from metakit.records.timeline import Event
 
 
 def draw_timeline(ax: Axes, events: Sequence[Event]) -> None:

@@ -4,9 +4,10 @@ s = strategy.start(space, seed=0);  candidates = s.ask(n);  s.tell(candidates, s
 """
 
 from metakit.search.adapters import Optuna, SuccessiveHalving
+from metakit.search.architecture import Architecture
 from metakit.search.differentiable import Derived, Differentiable
 from metakit.search.loop import Result, Search, Trial, compare, run, train
-from metakit.search.population import Architecture, Population
+from metakit.search.population import Population
 from metakit.search.space import Candidate, Space, log, per_layer
 from metakit.search.strategies import CrossEntropy, Evolution, Random, Reinforce
 

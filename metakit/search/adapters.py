@@ -7,8 +7,10 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from metakit.checks import whole
+from metakit.contracts import Search, Strategy
 from metakit.search.space import Candidate, Choice, Number, Space
-from metakit.search.strategies import Ledger, Random, check_whole
+from metakit.search.strategies import Ledger, Random
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,14 +41,14 @@ class SuccessiveHalving:
     population: int = 64
     reduction: int = 3
     rungs: int = 3
-    proposals: Any = dataclasses.field(default_factory=Random)
+    proposals: Strategy = dataclasses.field(default_factory=Random)
 
     def __post_init__(self) -> None:
-        check_whole("population", self.population)
-        check_whole("reduction", self.reduction, least=2)
-        check_whole("rungs", self.rungs)
+        whole("population", self.population)
+        whole("reduction", self.reduction, least=2)
+        whole("rungs", self.rungs)
 
-    def start(self, space: Space, *, seed: int = 0) -> Any:
+    def start(self, space: Space, *, seed: int = 0) -> Search:
         return self.proposals.start(space, seed=seed)
 
     def milestones(self, steps: int) -> tuple[int, ...]:
@@ -79,7 +81,7 @@ class Optuna:
     population: int = 16
 
     def __post_init__(self) -> None:
-        check_whole("population", self.population)
+        whole("population", self.population)
 
     def start(self, space: Space, *, seed: int = 0) -> _Optuna:
         return _Optuna(Ledger(space, seed), self.sampler, seed)
@@ -102,7 +104,7 @@ class _Optuna:
         self._kinds = {name: _kind(optuna, d) for name, d in ledger.space.dimensions.items()}
 
     def ask(self, n: int) -> list[Candidate]:
-        return [self._ask() for _ in range(check_whole("n", n))]
+        return [self._ask() for _ in range(whole("n", n))]
 
     def tell(self, candidates: Sequence[Mapping[str, Any]], scores: Sequence[float]) -> None:
         for candidate, score in self._ledger.record(candidates, scores):

@@ -10,11 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metakit.inner import SGD, adapt, run, stacked, task_loss
+from metakit.checks import choice, real, whole
+from metakit.contracts import InnerStep, Weights
+from metakit.inner import SGD, adapt, task_loss
 from metakit.nn import Linear
-from metakit.search.population import ACTIVATIONS
+from metakit.nn.lending import run, stacked
+from metakit.search.architecture import ACTIVATIONS
 from metakit.search.space import Candidate, Choice, Number, Space
-from metakit.search.strategies import cells_of, check_whole
+from metakit.search.strategies import cells_of
 from metakit.tasks.batch import TaskBatch
 
 # A range of numbers is mixed from at most this many of its values.
@@ -106,13 +109,13 @@ class MixedSGD(nn.Module):
         super().__init__()
         self.mixture = mixture
 
-    def init_state(self, weights: dict[str, Tensor]) -> None:
+    def init_state(self, weights: Weights) -> None:
         return None
 
-    def step(self, weights: Any, grads: Any, state: None, k: int) -> tuple[dict[str, Tensor], None]:
+    def step(self, now: InnerStep, state: None) -> tuple[Weights, None]:
         p = self.mixture.share("learning_rate")
         lr = p @ p.new_tensor(self.mixture.options["learning_rate"])
-        return {name: w - lr * grads[name] for name, w in weights.items()}, None
+        return {name: w - lr * now.grads[name] for name, w in now.weights.items()}, None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,12 +172,10 @@ class Differentiable:
 
     def __post_init__(self) -> None:
         for name in ("steps", "inner_steps"):
-            check_whole(name, getattr(self, name))
+            whole(name, getattr(self, name))
         for name in ("inner_lr", "lr"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be a positive number, got {getattr(self, name)!r}.")
-        if self.order not in (1, 2):
-            raise ValueError(f"order must be 2 (through the inner steps) or 1, got {self.order!r}.")
+            real(name, getattr(self, name), above=0)
+        choice("order", self.order, (2, 1))
 
     def fit(self, space: Space, batch: TaskBatch, *, seed: int = 0) -> Derived:
         """Learn the mixing weights on these tasks, and read off the structure.
@@ -211,7 +212,7 @@ class Differentiable:
         chosen = {name: mixture.options[name][int(p.argmax())] for name, p in mixing.items()}
         return Derived(chosen, mixture.options, {n: torch.stack(s).cpu() for n, s in shares.items()}, tuple(losses))
 
-    def outer_loss(self, mixture: Mixture, weights: Any, batch: TaskBatch) -> tuple[dict[str, Tensor], Tensor]:
+    def outer_loss(self, mixture: Mixture, weights: Weights, batch: TaskBatch) -> tuple[Weights, Tensor]:
         """The adapted weights, and the mean query loss under them, both functions of the mixing weights."""
         rule = MixedSGD(mixture) if "learning_rate" in mixture.options else SGD(self.inner_lr)
         start = {name: w.requires_grad_() for name, w in weights.items()}

@@ -12,12 +12,16 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from metakit.checks import Device, as_device, as_generator, whole
+from metakit.contracts import Search as Searcher
+from metakit.contracts import Strategy, Tasks
 from metakit.files import read_checkpoint, write_checkpoint
 from metakit.models import MLP
 from metakit.search.adapters import SuccessiveHalving
-from metakit.search.population import Architecture, Population
+from metakit.search.architecture import Architecture
+from metakit.search.population import Population
 from metakit.search.space import Candidate, Space
-from metakit.search.strategies import CrossEntropy, Random, check_whole
+from metakit.search.strategies import CrossEntropy, Modelled, Random
 from metakit.tasks.batch import TaskBatch
 
 # Validation losses on a curve, besides the first.
@@ -163,7 +167,7 @@ def train(
         >>> [trial.steps for trial in trials]
         [40, 40]
     """
-    check_whole("steps", steps)
+    whole("steps", steps)
     numbers = range(first, first + len(candidates))
     population = Population([Architecture.of(c) for c in candidates], batch, seed=seed, numbers=numbers)
     milestones = halving.milestones(steps) if halving else ()
@@ -191,15 +195,15 @@ def train(
 
 def run(
     space: Space,
-    tasks: Any,
+    tasks: TaskBatch | Tasks,
     *,
-    strategy: Any = None,
+    strategy: Strategy | None = None,
     rounds: int = 10,
     steps: int = 1000,
     seed: int = 0,
     test: TaskBatch | None = None,
     n_tasks: int = _TASKS,
-    device: torch.device | str | None = None,
+    device: Device = None,
     checkpoint: str | pathlib.Path | None = None,
     resume: bool = False,
     progress: bool = True,
@@ -243,44 +247,35 @@ def run(
     Source: Elsken, Metzen and Hutter 2019, figure 1; population-based training as one batch is this library's.
     """
     strategy = CrossEntropy() if strategy is None else strategy
-    check_whole("rounds", rounds)
-    check_whole("steps", steps)
+    search, steps = Search(whole("rounds", rounds)), whole("steps", steps)
     batch, test = _tasks(tasks, test, n_tasks, seed, device)
-    searcher, search = strategy.start(space, seed=seed), Search(rounds)
+    searcher = strategy.start(space, seed=seed)
     halving = strategy if isinstance(strategy, SuccessiveHalving) else None
     identity = {"strategy": repr(strategy), "space": repr(space), "steps": steps, "seed": seed}
     known = _read(checkpoint, identity) if resume else []
     with tqdm(total=rounds, unit="round", delay=2, disable=not progress, bar_format=_BAR) as bar:
-        while search.round < rounds and not search.ended:
-            if len(search.history) >= space.size:
-                search.ended = "space spent"
-                break
-            if hasattr(searcher, "distribution"):
-                search.distributions.append({name: q.clone() for name, q in searcher.distribution().items()})
-            left = min(strategy.population, space.size - len(search.history))
-            candidates = searcher.ask(int(left))
+        while candidates := _asked(search, searcher, space, strategy.population):
             trials = [trial for trial in known if trial.round == search.round]
             if trials and [trial.candidate for trial in trials] != candidates:
                 raise ValueError(f"{checkpoint} is of another search. Start afresh with resume=False.")
             if not trials:
-                options: dict[str, Any] = {"first": len(search.history), "round": search.round, "halving": halving}
-                trials, _ = train(candidates, batch, steps=steps, seed=seed, bar=bar, **options)
+                place: dict[str, Any] = {"first": len(search.history), "round": search.round, "halving": halving}
+                trials, _ = train(candidates, batch, steps=steps, seed=seed, bar=bar, **place)
             searcher.tell(candidates, [trial.score for trial in trials])
             search.history += trials
             search.round += 1
-            if search.round * strategy.population > len(known):
+            if len(search.history) > len(known):
                 _write(checkpoint, identity, search.history)
             if callback is not None:
                 callback(search)
-    search.ended = search.ended or "rounds spent"
-    return _result(space, strategy, search, batch, test, steps, seed)
+    return _result(space, type(strategy).__name__, search, batch, test, steps, seed)
 
 
 def compare(
     space: Space,
-    tasks: Any,
+    tasks: TaskBatch | Tasks,
     *,
-    strategies: Mapping[str, Any],
+    strategies: Mapping[str, Strategy],
     seeds: Sequence[int] = (0, 1, 2),
     population: int = 20,
     rounds: int = 10,
@@ -311,18 +306,31 @@ def compare(
 _BAR = "{l_bar}{bar}| {n:.1f}/{total_fmt} rounds [{elapsed}<{remaining}]"
 
 
+def _asked(search: Search, searcher: Searcher, space: Space, population: int) -> list[Candidate]:
+    """The candidates of the next round; none where the search has ended."""
+    left = space.size - len(search.history)
+    if search.round == search.rounds or not left:
+        search.ended = search.ended or ("space spent" if search.round < search.rounds else "rounds spent")
+    if search.ended:
+        return []
+    if isinstance(searcher, Modelled):
+        search.distributions.append({name: q.clone() for name, q in searcher.distribution().items()})
+    return list(searcher.ask(int(min(population, left))))
+
+
 def _tasks(
-    tasks: Any, test: TaskBatch | None, n_tasks: int, seed: int, device: torch.device | str | None
+    tasks: TaskBatch | Tasks, test: TaskBatch | None, n_tasks: int, seed: int, device: Device
 ) -> tuple[TaskBatch, TaskBatch | None]:
     """The tasks to search with, and those for the test."""
     if not isinstance(tasks, TaskBatch):
-        if not callable(getattr(tasks, "sample", None)):
-            raise TypeError(f"tasks must be a TaskBatch or have sample(T, seed=), got {type(tasks).__name__}.")
+        if not isinstance(tasks, Tasks):
+            raise TypeError(f"tasks must be a TaskBatch or have sample(T), got {type(tasks).__name__}.")
         if test is not None:
             raise ValueError("test must be left out for a task distribution: it gives test tasks itself.")
-        place = torch.device(device or "cpu")
-        drawn = (tasks.sample(n_tasks, seed=s, device=place) for s in (seed, seed + _TEST_SEED))
-        return next(drawn), next(drawn)
+        place, count = as_device(device) or torch.device("cpu"), whole("n_tasks", n_tasks)
+        dice = (as_generator(None, each, place) for each in (seed, seed + _TEST_SEED))
+        searched, tested = (tasks.sample(count, generator=generator, device=place) for generator in dice)
+        return searched, tested
     if test is not None and (not isinstance(test, TaskBatch) or len(test) != len(tasks)):
         raise ValueError(f"test must be a TaskBatch of the same {len(tasks)} tasks, with query rows of its own.")
     if test is not None and test.query_x.shape == tasks.query_x.shape and bool((test.query_x == tasks.query_x).all()):
@@ -331,7 +339,7 @@ def _tasks(
 
 
 def _result(
-    space: Space, strategy: Any, search: Search, batch: TaskBatch, test: TaskBatch | None, steps: int, seed: int
+    space: Space, strategy: str, search: Search, batch: TaskBatch, test: TaskBatch | None, steps: int, seed: int
 ) -> Result:
     finished = [trial for trial in search.history if trial.finished]
     best = min(finished, key=lambda trial: trial.score)
@@ -345,8 +353,8 @@ def _result(
         if not same:
             _, again = train([best.candidate], test, steps=steps, seed=seed, first=best.number)
         losses = again.losses(test.query_x, test.query_y)[0].cpu()
-    parts = tuple(search.history), tuple(search.distributions), losses, search.ended
-    return Result(space, *parts, type(strategy).__name__, weights)
+    history, distributions = tuple(search.history), tuple(search.distributions)
+    return Result(space, history, distributions, losses, search.ended, strategy, weights)
 
 
 def _write(path: str | pathlib.Path | None, identity: dict[str, Any], history: Sequence[Trial]) -> None:

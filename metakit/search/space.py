@@ -5,11 +5,14 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import numbers
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from metakit.checks import as_generator, span, whole
 
 Candidate = dict[str, Any]
 
@@ -130,9 +133,7 @@ def per_layer(values: Any, *, layers: int) -> PerLayer:
         >>> Space(units=per_layer((1, 64), layers=2)).names
         ('units_1', 'units_2')
     """
-    if not isinstance(layers, int) or isinstance(layers, bool) or layers < 1:
-        raise ValueError(f"layers must be a positive whole number, got {layers!r}.")
-    return PerLayer(_dimension("per_layer", values), layers)
+    return PerLayer(_dimension("per_layer", values), whole("layers", layers))
 
 
 class Space:
@@ -179,9 +180,8 @@ class Space:
 
     def sample(self, n: int, *, generator: torch.Generator | None = None, seed: int | None = None) -> list[Candidate]:
         """Draw n candidates, each dimension uniformly on its scale; repeats are possible."""
-        if seed is not None:
-            generator = torch.Generator().manual_seed(seed)
-        return self.decode(torch.rand(n, len(self.names), generator=generator, dtype=torch.float64))
+        points = (whole("n", n, least=0), len(self.names))
+        return self.decode(torch.rand(points, generator=as_generator(generator, seed, None), dtype=torch.float64))
 
     def encode(self, candidates: Sequence[Mapping[str, Any]]) -> Tensor:
         """Candidates as points of the unit cube, ``[n, dimensions]``."""
@@ -245,12 +245,11 @@ def _dimension(name: str, given: Any) -> Choice | Number:
         return given
     if not isinstance(given, tuple | list):
         raise TypeError(f"dimension {name!r} must be a tuple, got {given!r}. For one value v, give (v,).")
-    kinds = {type(value) for value in given}
-    if len(given) == 2 and (kinds == {int} or kinds == {float} or kinds == {int, float}):
-        low, high = given
-        if not (math.isfinite(low) and math.isfinite(high) and low <= high):
-            raise ValueError(f"dimension {name!r} must be (low, high) with low <= high, both finite; got {given!r}.")
-        return Number(low, high, whole=kinds == {int})
+    if len(given) == 2 and all(isinstance(value, numbers.Real) and not isinstance(value, bool) for value in given):
+        low, high = span(f"dimension {name!r}", given)
+        if all(isinstance(value, numbers.Integral) for value in given):
+            return Number(int(low), int(high), whole=True)
+        return Number(low, high, whole=False)
     if not given or not all(isinstance(v, Hashable) for v in given) or len(set(given)) != len(given):
         raise ValueError(f"dimension {name!r} must hold different, hashable values, at least one; got {given!r}.")
     return Choice(tuple(given))

@@ -13,11 +13,12 @@ import collections
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from metakit.checks import real, whole
 from metakit.search.space import Candidate, Choice, Number, Space
 
 # A range of numbers is divided into at most this many cells.
@@ -26,6 +27,13 @@ _CELLS = 16
 _DRAWS = 20
 # Standard deviation of a mutated number's move, as a share of its range.
 _MOVE = 0.15
+
+
+@runtime_checkable
+class Modelled(Protocol):
+    """A search that has a model of good candidates: for each dimension the probabilities of its values or cells."""
+
+    def distribution(self) -> dict[str, Tensor]: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +54,7 @@ class Random:
     population: int = 32
 
     def __post_init__(self) -> None:
-        check_whole("population", self.population)
+        whole("population", self.population)
 
     def start(self, space: Space, *, seed: int = 0) -> _Random:
         return _Random(Ledger(space, seed))
@@ -88,8 +96,8 @@ class Evolution:
     tournament: int = 10
 
     def __post_init__(self) -> None:
-        check_whole("population", self.population)
-        check_whole("tournament", self.tournament)
+        whole("population", self.population)
+        whole("tournament", self.tournament)
 
     def start(self, space: Space, *, seed: int = 0) -> _Evolution:
         return _Evolution(Ledger(space, seed), self)
@@ -98,7 +106,7 @@ class Evolution:
 class _Evolution:
     def __init__(self, ledger: Ledger, options: Evolution) -> None:
         self._ledger, self._options = ledger, options
-        self._alive: collections.deque[tuple[Candidate, float]] = collections.deque(maxlen=options.population)
+        self._alive: collections.deque[tuple[Candidate, float]] = collections.deque(maxlen=int(options.population))
 
     def ask(self, n: int) -> list[Candidate]:
         return self._ledger.propose(n, self._child)
@@ -153,10 +161,10 @@ class CrossEntropy:
     explore: float = 0.05
 
     def __post_init__(self) -> None:
-        check_whole("population", self.population)
-        check_whole("elite", self.elite)
-        check_share("smoothing", self.smoothing)
-        check_share("explore", self.explore)
+        whole("population", self.population)
+        whole("elite", self.elite)
+        real("smoothing", self.smoothing, least=0, most=1)
+        real("explore", self.explore, least=0, most=1)
 
     def start(self, space: Space, *, seed: int = 0) -> _CrossEntropy:
         return _CrossEntropy(Ledger(space, seed), self)
@@ -219,10 +227,9 @@ class Reinforce:
     window: int = 50
 
     def __post_init__(self) -> None:
-        check_whole("population", self.population)
-        check_whole("window", self.window)
-        if not isinstance(self.lr, int | float) or not 0 < self.lr < math.inf:
-            raise ValueError(f"lr must be a positive number, got {self.lr!r}. 0.8 is a usual start.")
+        whole("population", self.population)
+        whole("window", self.window)
+        real("lr", self.lr, above=0)
 
     def start(self, space: Space, *, seed: int = 0) -> _Reinforce:
         return _Reinforce(Ledger(space, seed), self)
@@ -233,7 +240,7 @@ class _Reinforce:
         self._ledger, self._options = ledger, options
         self._model = Factored(ledger)
         self._logits = {name: torch.zeros_like(q) for name, q in self._model.probabilities.items()}
-        self._recent: collections.deque[float] = collections.deque(maxlen=options.window)
+        self._recent: collections.deque[float] = collections.deque(maxlen=int(options.window))
 
     def ask(self, n: int) -> list[Candidate]:
         return self._ledger.propose(n, self._model.draw)
@@ -262,10 +269,8 @@ class Factored:
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        self.probabilities = {
-            name: torch.full((cells,), 1 / cells, dtype=torch.float64)
-            for name, cells in ((name, cells_of(d)) for name, d in ledger.space.dimensions.items())
-        }
+        sizes = {name: cells_of(dimension) for name, dimension in ledger.space.dimensions.items()}
+        self.probabilities = {n: torch.full((cells,), 1 / cells, dtype=torch.float64) for n, cells in sizes.items()}
 
     def draw(self, explore: float = 0.0) -> Candidate:
         """A candidate from the model, each dimension with probability ``explore`` uniform instead."""
@@ -283,13 +288,11 @@ class Factored:
         shares = {}
         for name, dimension in self._ledger.space.dimensions.items():
             q = torch.zeros_like(self.probabilities[name])
-            last = len(q) - 1
+            parts = {-1: 0.25, 0: 0.5, 1: 0.25} if isinstance(dimension, Number) else {0: 1.0}
             for candidate in candidates:
-                cell = min(int(dimension.unit(candidate[name]) * len(q)), last)
-                q[cell] += 0.5 if isinstance(dimension, Number) else 1.0
-                if isinstance(dimension, Number):
-                    q[max(cell - 1, 0)] += 0.25
-                    q[min(cell + 1, last)] += 0.25
+                cell = min(int(dimension.unit(candidate[name]) * len(q)), len(q) - 1)
+                for beside, part in parts.items():
+                    q[min(max(cell + beside, 0), len(q) - 1)] += part
             shares[name] = q / len(candidates)
         return shares
 
@@ -311,7 +314,7 @@ class Ledger:
         if not isinstance(space, Space):
             raise TypeError(f"space must be a search.Space, got {type(space).__name__}.")
         self.space = space
-        self.generator = torch.Generator().manual_seed(check_whole("seed", seed, least=0))
+        self.generator = torch.Generator().manual_seed(whole("seed", seed, least=0))
         self.seen: set[Any] = set()
 
     def rand(self) -> float:
@@ -328,16 +331,14 @@ class Ledger:
 
     def propose(self, n: int, draw: Callable[[], Candidate]) -> list[Candidate]:
         """n candidates by ``draw``, none seen before as long as there is another."""
-        return [self._unseen(draw) for _ in range(check_whole("n", n))]
+        return [self._unseen(draw) for _ in range(whole("n", n))]
 
     def record(self, candidates: Sequence[Mapping[str, Any]], scores: Sequence[float]) -> list[tuple[Candidate, float]]:
         """The candidates with their scores, checked; NaN becomes infinity."""
         if len(candidates) != len(scores):
             raise ValueError(f"tell must have one score a candidate, got {len(scores)} for {len(candidates)}.")
-        told = []
-        for candidate, score in zip(candidates, scores, strict=True):
-            number = float(score)
-            told.append((self.space.check(candidate), math.inf if math.isnan(number) else number))
+        numbers = [math.inf if math.isnan(score) else float(score) for score in scores]
+        told = [(self.space.check(c), number) for c, number in zip(candidates, numbers, strict=True)]
         self.seen.update(self.space.key(candidate) for candidate, _ in told)
         return told
 
@@ -367,17 +368,3 @@ class Ledger:
             draws += 1
         self.seen.add(key)
         return candidate
-
-
-def check_whole(name: str, value: Any, *, least: int = 1) -> int:
-    """The value, if it is a whole number of at least ``least``."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}.")
-    return value
-
-
-def check_share(name: str, value: Any) -> float:
-    """The value, if it is in [0, 1]."""
-    if not isinstance(value, int | float) or not 0 <= value <= 1:
-        raise ValueError(f"{name} must be in [0, 1], got {value!r}.")
-    return value

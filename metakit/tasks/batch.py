@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+import operator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from metakit.tasks.door import as_inputs, check_classes, check_numbers, check_tasks
+
+__all__ = ["TaskBatch", "as_inputs", "check_classes", "check_tasks"]
 _SIDES = ("support", "query")
 
 
@@ -15,12 +21,21 @@ _SIDES = ("support", "query")
 class TaskBatch:
     """A batch of T tasks, each with a support set to learn from and a query set to be judged on.
 
+    Tasks of unequal size stand in one batch by masks, in which True is a real row and False a place that was filled up;
+    what lies there counts for nothing. :meth:`pad` puts them together.
+
     Arguments:
-        support_x: inputs of the support rows, ``[T, S, ...]``.
-        support_y: their targets, ``[T, S]`` integers for classes or ``[T, S, outputs]`` real numbers.
+        support_x: inputs of the support rows, ``[T, S, ...]``: real numbers, or int64 (token ids), which stay as they
+            are; bytes (uint8 pictures) become float32 in [0, 1].
+        support_y: their targets, ``[T, S]`` class numbers (int64) or ``[T, S, outputs]`` real numbers. The N classes of
+            a task are numbered from 0 to N - 1.
         query_x: inputs of the query rows, ``[T, Q, ...]``.
         query_y: their targets, as ``support_y``.
-        ways: number of classes N of an N-way task; counted from the targets when not given, ``None`` in regression.
+        ways: number of classes N of the task that has most; counted from the targets when not given, ``None`` in
+            regression.
+        support_mask: which support rows are real, ``[T, S]``; ``None`` if all are. Elsewhere class numbers are 0.
+        query_mask: which query rows are real, ``[T, Q]``.
+        classes: the number that each class of a task has in the data, ``[T, N]``, -1 where a task has fewer classes.
 
     Raises:
         TypeError: if a field is not a tensor.
@@ -39,17 +54,20 @@ class TaskBatch:
     query_x: Tensor
     query_y: Tensor
     ways: int | None = None
+    _: dataclasses.KW_ONLY
+    support_mask: Tensor | None = None
+    query_mask: Tensor | None = None
+    classes: Tensor | None = None
 
     def __post_init__(self) -> None:
-        check_tasks(**{field: getattr(self, field) for field in _FIELDS})
-        if self.support_y.is_floating_point():
-            return
-        if self.ways is None:
-            object.__setattr__(self, "ways", check_classes(self.support_y, self.query_y))
-        elif (last := max(int(y.max()) for y in (self.support_y, self.query_y))) >= self.ways:
-            raise ValueError(
-                f"ways must be above every class number, got {self.ways} and a class {last}. Leave it out."
-            )
+        for name in ("support_x", "query_x"):
+            object.__setattr__(self, name, as_inputs(getattr(self, name)))
+        check_tasks(*self.tensors, self.support_mask, self.query_mask)
+        if not self.support_y.is_floating_point():
+            ways = check_classes(self.support_y, self.query_y, self.support_mask, ways=self.ways)
+            object.__setattr__(self, "ways", ways)
+        if self.classes is not None:
+            check_numbers(self.classes, len(self), self.ways, self.device)
 
     @classmethod
     def trusted(
@@ -60,13 +78,51 @@ class TaskBatch:
         query_y: Tensor,
         *,
         ways: int | None = None,
+        support_mask: Tensor | None = None,
+        query_mask: Tensor | None = None,
+        classes: Tensor | None = None,
     ) -> TaskBatch:
         """A batch from tensors known to be valid, without checks: reading values would make a GPU wait."""
         batch = object.__new__(cls)
-        values = (support_x, support_y, query_x, query_y, ways)
-        for name, value in zip((*_FIELDS, "ways"), values, strict=True):
-            object.__setattr__(batch, name, value)
+        vars(batch).update(
+            support_x=support_x,
+            support_y=support_y,
+            query_x=query_x,
+            query_y=query_y,
+            ways=ways,
+            support_mask=support_mask,
+            query_mask=query_mask,
+            classes=classes,
+        )
         return batch
+
+    @classmethod
+    def pad(cls, batches: Sequence[TaskBatch]) -> TaskBatch:
+        """One batch of all the tasks of several, of unequal rows and ways: zeros fill up, and masks tell where.
+
+        Raises:
+            ValueError: if there is no batch, or they differ in the shape, dtype, device or kind of their rows.
+
+        Example:
+            >>> x, few = torch.ones(1, 5, 2), torch.ones(1, 3, 2)
+            >>> batch = TaskBatch.pad([TaskBatch(x, x, x, x), TaskBatch(few, few, x, x)])
+            >>> batch.support_x.shape, batch.support_mask.sum(1), batch.query_mask
+            (torch.Size([2, 5, 2]), tensor([5, 3]), None)
+        """
+        batches = _alike(batches)
+        fields: dict[str, Any] = {"ways": max(batch.ways or 0 for batch in batches) or None, "classes": None}
+        told = len({batch.ways for batch in batches}) > 1  # without a mask every task has all classes
+        for side in _SIDES:
+            rows = {getattr(batch, f"{side}_x").shape[1] for batch in batches}
+            masks = [getattr(batch, f"{side}_mask") for batch in batches]
+            if told or len(rows) > 1 or any(mask is not None for mask in masks):
+                fields[f"{side}_mask"] = torch.cat([_filled(batch._mask(side), max(rows)) for batch in batches])
+            for name in (f"{side}_x", f"{side}_y"):
+                fields[name] = torch.cat([_filled(getattr(batch, name), max(rows)) for batch in batches])
+        known = [batch.classes for batch in batches if batch.classes is not None]
+        if len(known) == len(batches):
+            fields["classes"] = torch.cat([_filled(classes, fields["ways"], -1) for classes in known])
+        return cls.trusted(**fields)
 
     @property
     def device(self) -> torch.device:
@@ -78,16 +134,38 @@ class TaskBatch:
         """``(support_x, support_y, query_x, query_y)``."""
         return self.support_x, self.support_y, self.query_x, self.query_y
 
+    def numel(self) -> int:
+        """How many numbers the inputs of both sides are."""
+        return self.support_x.numel() + self.query_x.numel()
+
     def __len__(self) -> int:
         return self.support_x.shape[0]
 
     def __getitem__(self, index: int | slice) -> TaskBatch:
         """Some of the tasks, still a batch: ``batch[0]`` has one task, ``batch[2:5]`` three."""
-        if isinstance(index, int):
+        if not isinstance(index, slice):
+            index = operator.index(index)
             if not -len(self) <= index < len(self):
                 raise IndexError(f"task index must be below {len(self)}, the number of tasks; got {index}.")
             index = slice(index, index + 1 or None)
-        return self.trusted(*(tensor[index] for tensor in self.tensors), ways=self.ways)
+        return self.each(lambda tensor: tensor[index])
+
+    def task(self, t: int) -> TaskBatch:
+        """The one task ``t`` as it is by itself: without what was filled up, ``ways`` its own number of classes.
+
+        Example:
+            >>> x, few = torch.ones(1, 5, 2), torch.ones(1, 3, 2)
+            >>> TaskBatch.pad([TaskBatch(x, x, x, x), TaskBatch(few, few, x, x)]).task(1).support_x.shape
+            torch.Size([1, 3, 2])
+        """
+        one, ways = self[t], None
+        support, query = (one._mask(side)[0] for side in _SIDES)
+        tensors = one.support_x[:, support], one.support_y[:, support], one.query_x[:, query], one.query_y[:, query]
+        if one.classes is not None:
+            ways = int((one.classes >= 0).sum())
+        elif one.ways is not None:
+            ways = 1 + int(torch.cat([one.support_y, one.query_y], 1).max())
+        return self.trusted(*tensors, ways=ways, classes=None if one.classes is None else one.classes[:, :ways])
 
     def chunks(self, size: int | None) -> Iterator[TaskBatch]:
         """The batch in pieces of at most ``size`` tasks; whole if ``size`` is ``None``."""
@@ -99,90 +177,39 @@ class TaskBatch:
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> TaskBatch:
         """The same tasks on another device, or with real numbers of another dtype."""
-        moved = (t.to(device=device, dtype=dtype if t.is_floating_point() else None) for t in self.tensors)
-        return self.trusted(*moved, ways=self.ways)
+        return self.each(lambda t: t.to(device=device, dtype=dtype if t.is_floating_point() else None))
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> TaskBatch:
+        """The batch with every tensor of it changed alike, masks and all: ``batch.each(torch.clone)`` is a copy."""
+        fields: dict[str, Any] = {
+            name: change(value) if isinstance(value, Tensor) else value for name, value in vars(self).items()
+        }
+        return self.trusted(**fields)
+
+    def _mask(self, side: str) -> Tensor:
+        """Which rows of a side are real, told even if all are."""
+        mask, x = getattr(self, f"{side}_mask"), getattr(self, f"{side}_x")
+        return torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if mask is None else mask
 
 
-_FIELDS = ("support_x", "support_y", "query_x", "query_y")
-
-
-def check_tasks(support_x: Tensor, support_y: Tensor, query_x: Tensor, query_y: Tensor | None = None) -> None:
-    """Refuse tensors that are not a batch of tasks, with the rule, the value and the next move."""
-    given = {"support_x": support_x, "support_y": support_y, "query_x": query_x}
-    if query_y is not None:
-        given["query_y"] = query_y
-    for name, tensor in given.items():
-        if not isinstance(tensor, Tensor):
-            raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}. Use torch.as_tensor(...).")
-        letter = "S" if name.startswith("support") else "Q"
-        if tensor.dim() < 2 or (name.endswith("_x") and tensor.dim() < 3):
-            shape = f"[T, {letter}, ...]" if name.endswith("_x") else f"[T, {letter}] or [T, {letter}, outputs]"
-            raise ValueError(
-                f"{name} must be {shape}, got {list(tensor.shape)}. One task? Add a leading dimension: {name}[None]."
+def _alike(batches: Sequence[TaskBatch]) -> list[TaskBatch]:
+    batches = list(batches)
+    if not batches:
+        raise ValueError("pad puts batches together, got none. Give it at least one.")
+    kinds = []
+    for batch in batches:
+        if not isinstance(batch, TaskBatch):
+            raise TypeError(
+                f"pad takes a list of TaskBatch, got {type(batch).__name__} in it. Draw one: tasks.sample(T)."
             )
-        if tensor.numel() == 0:
-            raise ValueError(f"{name} must not be empty, got shape {list(tensor.shape)}. Give every set a row.")
-        if tensor.device != support_x.device:
-            raise ValueError(
-                f"all tensors must be on one device; support_x is on {support_x.device}, {name} on {tensor.device}. "
-                "Move them with .to(device)."
-            )
-        if tensor.shape[0] != support_x.shape[0]:
-            raise ValueError(
-                f"every tensor must hold the same number of tasks T; support_x has {support_x.shape[0]}, "
-                f"{name} has {tensor.shape[0]}."
-            )
-    _check_sides(given)
-    for name, tensor in given.items():
-        _check_values(name, tensor)
+        sides = [f"{list(t.shape[2:])} {t.dtype}" for t in (batch.support_x, batch.support_y)]
+        kinds.append(f"rows {sides[0]}, targets {sides[1]}, on {batch.device}")
+    if len(set(kinds)) > 1:
+        first, other = list(dict.fromkeys(kinds))[:2]
+        raise ValueError(f"batches put together must be alike; got {first}, and {other}. Convert one, or move it.")
+    return batches
 
 
-def check_classes(*labels: Tensor) -> int:
-    """The number of classes N, if each class 0 to N - 1 is in every task's support set, the first of ``labels``."""
-    ways = max(int(y.max()) for y in labels) + 1
-    support_y = labels[0]
-    present = torch.zeros(support_y.shape[0], ways, dtype=torch.bool, device=support_y.device)
-    missing = (~present.scatter_(1, support_y, True)).nonzero()
-    if len(missing):
-        task, label = missing[0].tolist()
-        raise ValueError(
-            f"class {label} of task {task} has no support row. Number the classes of a task from 0 to N - 1, and give "
-            "each a row to learn from."
-        )
-    return ways
-
-
-def _check_sides(given: dict[str, Tensor]) -> None:
-    for side in _SIDES:
-        x, y = given[f"{side}_x"], given.get(f"{side}_y")
-        if y is not None and x.shape[1] != y.shape[1]:
-            raise ValueError(f"{side}_x and {side}_y must have as many rows; got {x.shape[1]} and {y.shape[1]}.")
-        if not x.is_floating_point():
-            raise ValueError(f"{side}_x must hold real numbers, got {x.dtype}. Convert it: {side}_x.float().")
-    support_x, query_x = given["support_x"], given["query_x"]
-    if support_x.shape[2:] != query_x.shape[2:] or support_x.dtype != query_x.dtype:
-        raise ValueError(
-            "support_x and query_x must have rows of one shape and dtype; got "
-            f"{list(support_x.shape[2:])} {support_x.dtype} and {list(query_x.shape[2:])} {query_x.dtype}."
-        )
-    support_y, query_y = given["support_y"], given.get("query_y")
-    if query_y is None:
-        return
-    if support_y.dtype != query_y.dtype or support_y.shape[2:] != query_y.shape[2:]:
-        raise ValueError(
-            "support_y and query_y must have targets of one shape and dtype; got "
-            f"{list(support_y.shape[2:])} {support_y.dtype} and {list(query_y.shape[2:])} {query_y.dtype}."
-        )
-
-
-def _check_values(name: str, tensor: Tensor) -> None:
-    if tensor.is_floating_point():
-        if not torch.isfinite(tensor).all():
-            task = int((~torch.isfinite(tensor)).flatten(1).any(1).nonzero()[0])
-            raise ValueError(f"{name} must be finite; task {task} holds NaN or infinity. Clean the data first.")
-    elif tensor.dtype != torch.int64:
-        raise ValueError(f"{name} must hold class numbers as int64, got {tensor.dtype}. Convert it: {name}.long().")
-    elif tensor.dim() != 2:
-        raise ValueError(f"{name} must be [T, rows] when it holds class numbers, got {list(tensor.shape)}.")
-    elif int(tensor.min()) < 0:
-        raise ValueError(f"{name} must hold class numbers from 0, got {int(tensor.min())}. Renumber the classes.")
+def _filled(tensor: Tensor, size: int, value: int = 0) -> Tensor:
+    """``[T, rows, ...]`` with as many rows as asked for, those added all of one value."""
+    return F.pad(tensor, (0, 0) * (tensor.dim() - 2) + (0, size - tensor.shape[1]), value=value)

@@ -53,4 +53,5 @@ class Pooled:
         x = as_real(self.data.rows[index.to(self.data.device)])
         target = as_device(device) or self.data.device
         (sx, qx), (sy, qy) = (side.to(target).split(self.rows, 1) for side in (x, y))
-        return TaskBatch.trusted(sx, sy, qx, qy, ways=len(counts))
+        classes = torch.arange(len(counts), device=target).expand(sizes[0], -1)
+        return TaskBatch.trusted(sx, sy, qx, qy, ways=len(counts), classes=classes)

@@ -9,7 +9,7 @@ import ipywidgets as ipw
 import torch
 from matplotlib.figure import Figure
 
-from metakit import plots
+from metakit import plots, records
 from metakit.tasks import Sinusoids
 from metakit.tasks.batch import TaskBatch
 from metakit.widgets.explorer import LINE, VIEWED, Explorer, another, by_name
@@ -27,7 +27,7 @@ def adaptation(
     shots: int = 10,
     steps: int = 5,
     seed: int = 0,
-) -> plots.Adaptation:
+) -> records.Adaptation:
     """Let a learner adapt to one sinusoid, and record its curve after each inner step.
 
     Arguments:
@@ -58,7 +58,7 @@ def adaptation(
         outputs = list(learner.outputs(batch.to(parameter.device, parameter.dtype), steps))
     curves = torch.stack(outputs)[:, 0, :, 0].float().cpu()
     (low, high), (first, last) = tasks.amplitude, tasks.phase
-    return plots.Adaptation(
+    return records.Adaptation(
         x=x,
         truth=truth,
         curves=curves,
@@ -80,7 +80,7 @@ class AdaptationExplorer:
         learner: a trained learner for rows of one number, or several by name to choose from.
         tasks: the distribution it was trained on; that of the paper when left out.
 
-    After each change ``.record`` is the ``plots.Adaptation`` shown, and ``.error`` the exception if there was one.
+    After each change ``.record`` is the ``records.Adaptation`` shown, and ``.error`` the exception if there was one.
     Controls by name: learner, amplitude, phase, shots, steps, seed.
 
     Raises:
@@ -131,18 +131,18 @@ class AdaptationExplorer:
         shots: int = 10,
         steps: int = 5,
         seed: int = 0,
-    ) -> plots.Adaptation:
+    ) -> records.Adaptation:
         """The record for one setting of the controls; see ``adaptation``. Left out, the first learner is shown."""
         chosen = self.learners[next(iter(self.learners)) if learner is None else learner]
         return adaptation(chosen, self.tasks, amplitude=amplitude, phase=phase, shots=shots, steps=steps, seed=seed)
 
     @staticmethod
-    def draw(fig: Figure, record: plots.Adaptation) -> None:
+    def draw(fig: Figure, record: records.Adaptation) -> None:
         """The curves, and beside them the loss after each step."""
         draw_adaptation_and_steps(fig, record)
 
 
-def draw_adaptation_and_steps(fig: Figure, record: plots.Adaptation) -> None:
+def draw_adaptation_and_steps(fig: Figure, record: records.Adaptation) -> None:
     """Draw one adaptation on a whole figure: curves on the left, loss after each step on the right."""
     fig.set(figwidth=7.6, figheight=3.7, dpi=100, facecolor="white")
     left, right = fig.subplots(1, 2, width_ratios=(2.4, 1))

@@ -12,7 +12,7 @@ import traitlets
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from metakit import plots
+from metakit import plots, records
 from metakit.data._strokes import rasterise
 from metakit.widgets.explorer import show_widget
 
@@ -58,7 +58,7 @@ def ink(strokes: Strokes, *, size: int = 28) -> Tensor:
     return rasterise(points, steps, torch.tensor([_PEN * unit]), size).clamp(max=1)
 
 
-def recognise(learner: Any, support: Tensor, query: Tensor, *, names: Sequence[str] | None = None) -> plots.Drawn:
+def recognise(learner: Any, support: Tensor, query: Tensor, *, names: Sequence[str] | None = None) -> records.Drawn:
     """Let a learner say which of N characters, each seen in one picture, another picture shows.
 
         chances = softmax(scores of the query)
@@ -84,13 +84,13 @@ def recognise(learner: Any, support: Tensor, query: Tensor, *, names: Sequence[s
     place = next((p.device for p in learner.parameters()), support.device)
     scores = learner.predict(support.to(place), torch.arange(n, device=place), query[None].to(place))
     chances = scores.detach().cpu()[0, :n].softmax(0)  # a learner made for more classes scores those too
-    return plots.Drawn(support, query, tuple(names or map(_letter, range(n))), chances)
+    return records.Drawn(support, query, tuple(names or map(_letter, range(n))), chances)
 
 
 class Canvas:
     """Pads to draw on with pen, finger, mouse or keys: a few characters, one drawing each, then one of them again.
 
-    After each stroke ``.record`` is the ``plots.Drawn`` shown (``None`` while there is too little to compare) and
+    After each stroke ``.record`` is the ``records.Drawn`` shown (``None`` while there is too little to compare) and
     ``.error`` the exception if there was one. ``.draw(place, strokes)`` is drawing by code.
 
     Arguments:
@@ -116,7 +116,7 @@ class Canvas:
             raise ValueError(f"ways must be from 2 to 5, got {ways}. Five pads fill a page.")
         self.learner, self.size = learner, size
         self.places = (*map(_letter, range(ways)), "query")
-        self.record: plots.Drawn | None = None
+        self.record: records.Drawn | None = None
         self.error: Exception | None = None
         self.pads = _Pads(drawings=[[] for _ in self.places])
         self.pads.observe(self._changed, names="drawings")
@@ -134,7 +134,7 @@ class Canvas:
         drawings[self.places.index(place)] = [[list(point) for point in stroke] for stroke in strokes]
         self.pads.drawings = drawings
 
-    def compute(self, support: Tensor, query: Tensor, *, names: Sequence[str] | None = None) -> plots.Drawn:
+    def compute(self, support: Tensor, query: Tensor, *, names: Sequence[str] | None = None) -> records.Drawn:
         """The record for some pictures; see ``recognise``."""
         return recognise(self.learner, support, query, names=names)
 

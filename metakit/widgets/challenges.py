@@ -9,7 +9,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from metakit import plots
+from metakit import plots, records
 from metakit.inner import task_loss
 from metakit.tasks import Sinusoids
 from metakit.tasks.batch import TaskBatch
@@ -28,7 +28,7 @@ def outside(
     shots: int = 10,
     steps: int = 1,
     seed: int = 0,
-) -> plots.Outside:
+) -> records.Outside:
     """Judge a learner around one sinusoid, inside and outside the ranges that it was trained on.
 
     The amplitude is varied at this phase, and the phase at this amplitude. Each value meets 20 tasks, whose support
@@ -62,11 +62,11 @@ def outside(
     amplitudes = _values(low, 2 * high, amplitude)
     phases = _values(first, first + 2 * (last - first), phase)
     one, other = amplitudes.new_full((1,), amplitude), phases.new_full((1,), phase)
-    return plots.Outside(
-        amplitude=plots.Sweep(
+    return records.Outside(
+        amplitude=records.Sweep(
             "amplitude (y)", amplitudes, *_losses(learner, tasks, amplitudes, other, x, steps), (low, high), amplitude
         ),
-        phase=plots.Sweep(
+        phase=records.Sweep(
             "phase (radians)", phases, *_losses(learner, tasks, one, phases, x, steps), (first, last), phase
         ),
         shots=shots,
@@ -105,7 +105,7 @@ class OutsideExplorer:
         learner: a trained learner for rows of one number.
         tasks: the distribution it was trained on; that of the paper when left out.
 
-    After each change ``.record`` is the ``plots.Outside`` shown, and ``.error`` the exception if there was one.
+    After each change ``.record`` is the ``records.Outside`` shown, and ``.error`` the exception if there was one.
     Controls by name: amplitude, phase, shots, steps, seed.
 
     Example:
@@ -141,12 +141,12 @@ class OutsideExplorer:
 
     def compute(
         self, *, amplitude: float = 3.0, phase: float = 1.0, shots: int = 10, steps: int = 1, seed: int = 0
-    ) -> plots.Outside:
+    ) -> records.Outside:
         """The record for one setting of the controls; see ``outside``."""
         return outside(self.learner, self.tasks, amplitude=amplitude, phase=phase, shots=shots, steps=steps, seed=seed)
 
     @staticmethod
-    def draw(fig: Figure, record: plots.Outside) -> None:
+    def draw(fig: Figure, record: records.Outside) -> None:
         """The amplitude on the left, the phase on the right."""
         fig.set(figwidth=7.6, figheight=3.7, dpi=100, facecolor="white")
         left, right = fig.subplots(1, 2, sharey=True)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from metakit import plots
+from metakit import plots, records
 from metakit.models import ConvNet
 from metakit.tasks import LabelledData, kmeans
 from metakit.widgets.explorer import LATE, LINE, STYLE, VIEWED, Explorer
@@ -49,7 +49,7 @@ def features(x: Tensor, by: str, *, seed: int = 0) -> Tensor:
 
 def sorted_drawings(
     data: LabelledData, *, by: str = "blurred pixels", clusters: int = 150, seed: int = 0
-) -> plots.Clusters:
+) -> records.Clusters:
     """Sort the drawings of some data into clusters, and compare with their true classes.
 
     The classes are looked at only afterwards, for ``purity``.
@@ -83,13 +83,13 @@ def sorted_drawings(
     for row, cluster in enumerate(shown):
         members = (labels == cluster).nonzero()[:_MEMBERS, 0]
         pictures[row, : len(members)], classes[row, : len(members)] = x[members, 0], true[members]
-    return plots.Clusters(pictures, classes, sizes, float(table.amax(1).sum() / len(x)), by)
+    return records.Clusters(pictures, classes, sizes, float(table.amax(1).sum() / len(x)), by)
 
 
 class ClusterExplorer:
     """Choose what is compared and how many clusters there are; see what lands together.
 
-    After each change ``.record`` is the ``plots.Clusters`` shown, and ``.error`` the exception if there was one.
+    After each change ``.record`` is the ``records.Clusters`` shown, and ``.error`` the exception if there was one.
     Controls by name: clusters, by, seed.
 
     Arguments:
@@ -117,12 +117,12 @@ class ClusterExplorer:
         self._view = Explorer(controls, self.compute, self.draw, instead=told)
         self._view.refresh()
 
-    def compute(self, *, clusters: int, by: str, seed: int) -> plots.Clusters:
+    def compute(self, *, clusters: int, by: str, seed: int) -> records.Clusters:
         """The record for one setting of the controls; see ``sorted_drawings``."""
         return sorted_drawings(self.data, clusters=clusters, by=by, seed=seed)
 
     @staticmethod
-    def draw(fig: Figure, record: plots.Clusters) -> None:
+    def draw(fig: Figure, record: records.Clusters) -> None:
         """Eight of the clusters on a whole figure."""
         fig.set(figwidth=6.4, figheight=5.0, dpi=100, facecolor="white")
         ax = fig.subplots()

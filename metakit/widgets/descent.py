@@ -10,8 +10,8 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from metakit import plots
-from metakit.inner import SGD, Adam, Momentum, RMSProp, Weights, run, task_loss
+from metakit import plots, records
+from metakit.inner import SGD, Adam, InnerStep, Momentum, RMSProp, Weights, run, task_loss
 from metakit.models import MLP
 from metakit.tasks import LinearRegression
 from metakit.widgets.explorer import LATE, VIEWED, Explorer, another
@@ -23,7 +23,7 @@ _PICTURED = 50  # losses taken in a race
 
 def descent(
     *, lr: float = 0.01, steps: int = 100, noise: float = 0.1, seed: int = 0, rules: Mapping[str, Any] | None = None
-) -> plots.Race:
+) -> records.Race:
     """Let inner rules of one rate descend from one start on one linear task, with the 10-5-1 network.
 
     The rules stand in one batch as if they were tasks: one backward pass serves them all.
@@ -67,11 +67,11 @@ def descent(
         (grads,) = torch.autograd.grad(support.sum(), rows)
         stepped = []
         for i, rule in enumerate(chosen.values()):
-            after, states[i] = rule.step({"all": each[i]}, {"all": grads[i]}, states[i], k)
+            after, states[i] = rule.step(InnerStep({"all": each[i]}, {"all": grads[i]}, k=k), states[i])
             stepped.append(after["all"])
         each = torch.stack(stepped)
     support, query = torch.stack(losses, -1).detach()
-    return plots.Race(tuple(chosen), tuple(at), support, query, lr, noise)
+    return records.Race(tuple(chosen), tuple(at), support, query, lr, noise)
 
 
 def _unflattened(rows: Tensor, model: nn.Module) -> Weights:
@@ -84,7 +84,7 @@ def _unflattened(rows: Tensor, model: nn.Module) -> Weights:
 class DescentExplorer:
     """Turn the rate, the number of steps and the noise, and see which of four rules gets there first.
 
-    After each change ``.record`` is the ``plots.Race`` shown, and ``.error`` the exception if there was one.
+    After each change ``.record`` is the ``records.Race`` shown, and ``.error`` the exception if there was one.
     Controls by name: lr, steps, noise, seed.
 
     Example:
@@ -110,7 +110,7 @@ class DescentExplorer:
         self._view.refresh()
 
     @staticmethod
-    def draw(fig: Figure, record: plots.Race) -> None:
+    def draw(fig: Figure, record: records.Race) -> None:
         """The race on a whole figure."""
         fig.set(figwidth=7.4, figheight=4.0, dpi=100, facecolor="white")
         ax = fig.subplots()

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from metakit import plots
+from metakit import records
 from metakit.tasks import LabelledData
 
 
-def embedding_map(embedding: nn.Module, data: LabelledData) -> plots.EmbeddingMap:
+def embedding_map(embedding: nn.Module, data: LabelledData) -> records.EmbeddingMap:
     """Embed all rows of some classes and look at them along the two directions in which they spread most.
 
         Z - mean(Z) = U diag(s) V^T,    points = the first two columns of U diag(s)
@@ -40,7 +40,7 @@ def embedding_map(embedding: nn.Module, data: LabelledData) -> plots.EmbeddingMa
     u, s, _ = torch.linalg.svd(z, full_matrices=False)
     within = torch.cat([z[labels == i] - z[labels == i].mean(0) for i in range(len(data))])
     variance = s.square()
-    return plots.EmbeddingMap(
+    return records.EmbeddingMap(
         points=u[:, :2] * s[:2],
         labels=labels,
         pictures=torch.stack([each[0].cpu() for each in rows]),

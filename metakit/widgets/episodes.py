@@ -7,7 +7,7 @@ from typing import Any
 import ipywidgets as ipw
 from matplotlib.figure import Figure
 
-from metakit import plots
+from metakit import plots, records
 from metakit.tasks import Episodes, LabelledData
 from metakit.widgets.explorer import LINE, VIEWED, Explorer, another, by_name
 
@@ -22,7 +22,7 @@ def episode(
     alphabet: int = 0,
     seed: int = 0,
     name: str = "the learner",
-) -> plots.Episode:
+) -> records.Episode:
     """Draw one task from one alphabet and let a learner name its query pictures, each by itself.
 
     Arguments:
@@ -52,7 +52,7 @@ def episode(
     support_x, support_y, query_x, query_y = (tensor[0] for tensor in task.tensors)
     place = next((p.device for p in learner.parameters()), support_x.device)
     scores = learner.predict(support_x.to(place), support_y.to(place), query_x.to(place))
-    return plots.Episode(
+    return records.Episode(
         support_x=support_x.cpu(),
         support_y=support_y.cpu(),
         query_x=query_x.cpu(),
@@ -78,7 +78,7 @@ class EpisodeExplorer:
         data: classes of pictures, best ones that no learner has seen.
         most_ways: the largest N to choose.
 
-    After each change ``.record`` is the ``plots.Episode`` shown, and ``.error`` the exception if there was one.
+    After each change ``.record`` is the ``records.Episode`` shown, and ``.error`` the exception if there was one.
     Controls by name: learner, alphabet, ways, shots, seed.
 
     Raises:
@@ -114,14 +114,14 @@ class EpisodeExplorer:
 
     def compute(
         self, *, learner: str | None = None, alphabet: int = 0, ways: int = 5, shots: int = 1, seed: int = 0
-    ) -> plots.Episode:
+    ) -> records.Episode:
         """The record for one setting of the controls; see ``episode``. Left out, the first learner is shown."""
         name = next(iter(self.learners)) if learner is None else learner
         chosen = self.learners[name]
         return episode(chosen, self.data, ways=ways, shots=shots, alphabet=alphabet, seed=seed, name=name)
 
     @staticmethod
-    def draw(fig: Figure, record: plots.Episode) -> None:
+    def draw(fig: Figure, record: records.Episode) -> None:
         """The episode on a whole figure."""
         fig.set(figwidth=7.6, figheight=3.9, dpi=100, facecolor="white")
         ax = fig.subplots()

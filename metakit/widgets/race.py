@@ -7,17 +7,18 @@ import dataclasses
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import ipywidgets as ipw
 import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from metakit import plots
+from metakit import plots, records
 from metakit.inner import SGD, run, stacked, task_loss, trajectory
 from metakit.learners import MAML, FineTune
 from metakit.models import MLP
-from metakit.outer.step import OuterStep
+from metakit.outer import Training
 from metakit.tasks import Sinusoids
 from metakit.widgets.explorer import LATE, LINE, ROW, VIEWED, Explorer, button
 
@@ -36,7 +37,7 @@ def head_start(
     n_tasks: int = 100,
     seed: int = 1,
     trained: int | None = None,
-) -> plots.HeadStart:
+) -> records.HeadStart:
     """Let networks take gradient steps on the same new tasks, each from the weights that it has.
 
         w_{k+1,t} = w_{k,t} - lr grad L(w_{k,t}; support set t),    loss_{k,t} = L(w_{k,t}; query set t)
@@ -72,7 +73,7 @@ def head_start(
             curve = [task_loss(run(model, weights, here.query_x), here.query_y) for weights in path]
         losses.append(torch.stack(curve, 1).cpu())
     loss = torch.stack(losses) if losses else torch.empty(0, n_tasks, steps + 1)
-    return plots.HeadStart(tuple(models), loss, shots, lr, trained)
+    return records.HeadStart(tuple(models), loss, shots, lr, trained)
 
 
 def racers(
@@ -109,13 +110,10 @@ def racers(
         fresh = MLP(1, [40, 40], 1)
     models: dict[str, nn.Module] = {name: copy.deepcopy(fresh) for name in RACERS}
     learners = FineTune(models["pre-trained"], rule=SGD(lr=lr)), MAML(models["meta-learned"], rule=SGD(lr=lr))
-    outer = [OuterStep(made, made.optimizer(made.parameters(), lr=_OUTER_LR)) for made in learners]
-    generator = torch.Generator().manual_seed(seed)
+    options: dict[str, Any] = {"steps": outer_steps, "meta_batch": _META_BATCH, "lr": _OUTER_LR, "seed": seed}
+    runs = [Training(made, tasks, progress=False, **options) for made in learners]
     yield 0, models
-    for done in range(1, outer_steps + 1):
-        batch = tasks.sample(_META_BATCH, generator=generator)
-        for step in outer:
-            step(batch)
+    for done, _ in enumerate(zip(*runs, strict=True), start=1):  # one seed: the same curves for both
         if done % every == 0 or done == outer_steps:
             yield done, models
 
@@ -126,7 +124,7 @@ class RaceExplorer:
     The meta-learned racer is trained with the points and the rate that stand there at Start. Later moves change the
     race and not the training.
 
-    ``.record`` is the ``plots.HeadStart`` shown, ``.error`` the exception if there was one; ``.wait()`` waits for the
+    ``.record`` is the ``records.HeadStart`` shown, ``.error`` the exception if there was one; ``.wait()`` waits for the
     training to end. Controls by name: shots, lr, steps, and a tick for each racer.
 
     Arguments:
@@ -192,7 +190,7 @@ class RaceExplorer:
             thread.join()
 
     @staticmethod
-    def draw(fig: Figure, record: plots.HeadStart) -> None:
+    def draw(fig: Figure, record: records.HeadStart) -> None:
         """The race on a whole figure."""
         fig.set(figwidth=7.4, figheight=4.0, dpi=100, facecolor="white")
         ax = fig.subplots()
@@ -200,7 +198,7 @@ class RaceExplorer:
         ax.spines[["top", "right"]].set_visible(False)
         plots.draw_head_start(ax, record)
 
-    def _current(self, *, shots: int, lr: float, steps: int, **ticked: bool) -> plots.HeadStart:
+    def _current(self, *, shots: int, lr: float, steps: int, **ticked: bool) -> records.HeadStart:
         if self._failure is not None:
             raise self._failure
         with self._lock:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import contextlib
 import copy
+import itertools
 import html
 import threading
 from collections.abc import Iterator
@@ -13,12 +15,12 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from metakit import plots
+from metakit import plots, records
 from metakit.inner import SGD
-from metakit.judging.evaluation import evaluate
+from metakit.judging import evaluate
 from metakit.learners import MAML
 from metakit.models import MLP
-from metakit.outer.step import OuterStep
+from metakit.outer import DivergedError, Training
 from metakit.tasks import Sinusoids
 from metakit.widgets.adaptation import adaptation
 from metakit.widgets.explorer import ROW, VIEWED, Explorer, button
@@ -29,7 +31,7 @@ _OUTER_STEPS, _META_BATCH = 60, 25
 _OTHER_STARTS = 20
 
 
-def seven_steps(*, target: float = 0.7, rounds: int = 30, lr: float = 0.01, seed: int = 0) -> Iterator[plots.Stage]:
+def seven_steps(*, target: float = 0.7, rounds: int = 30, lr: float = 0.01, seed: int = 0) -> Iterator[records.Stage]:
     """Meta-train a learner of sine curves and yield a record after each of the seven steps.
 
     Steps 1 and 2 come once: a random start is drawn, and three optimisers are tried on it for 60 outer steps each.
@@ -62,29 +64,30 @@ def seven_steps(*, target: float = 0.7, rounds: int = 30, lr: float = 0.01, seed
     return _seven_steps(target, rounds, lr, seed)
 
 
-def _seven_steps(target: float, rounds: int, lr: float, seed: int) -> Iterator[plots.Stage]:
-    tasks, generator = Sinusoids(), torch.Generator().manual_seed(seed)
-    loss, validation = list[float](), list[plots.Score]()
-    trials: dict[str, tuple[plots.Score, ...]] = {}
+def _seven_steps(target: float, rounds: int, lr: float, seed: int) -> Iterator[records.Stage]:
+    tasks, validation = Sinusoids(), list[records.Score]()
+    trials: dict[str, tuple[records.Score, ...]] = {}
     learner, starts = _initialised(tasks, seed)
     _, random, _ = _judge(learner, tasks, at=0)
+    optimizer = learner.outer_optimizer(learner.parameters(), lr=lr)
+    run = _training(learner, optimizer, tasks, rounds * _OUTER_STEPS, seed).start()
+    loss = run.loss
 
-    def stage(number: int, round: int, told: str, done: bool = False) -> plots.Stage:
+    def stage(number: int, round: int, told: str, done: bool = False) -> records.Stage:
         seen = adaptation(learner, tasks, amplitude=_AMPLITUDE, phase=_PHASE, steps=0 if number < 4 else 1)
         fixed = seen, starts, random, trials
-        return plots.Stage(number, round, told, *fixed, tuple(loss), tuple(validation), target, lr, done)
+        return records.Stage(number, round, told, *fixed, tuple(loss), tuple(validation), target, lr, done)
 
     numbers = sum(p.numel() for p in learner.parameters())
     drawn = f"{numbers:,} random weights; beside them, {_OTHER_STARTS} other random starts."
     yield stage(1, 0, f"{drawn} Mean query loss on {_VALIDATION_TASKS} new tasks, after one inner step: {random:.2f}.")
     trials = _trials(learner, tasks, lr, seed)
-    optimizer = learner.optimizer(learner.parameters(), lr=lr)
     ends = ", ".join(f"{name}: {scores[-1][1]:.2f}" for name, scores in trials.items())
     chosen = f"MAML has an exact meta-gradient, so {type(optimizer).__name__} follows it, at rate {lr:g}."
     yield stage(2, 0, f"{chosen} Query loss after {_OUTER_STEPS} outer steps from this start: {ends}.")
-    step = OuterStep(learner, optimizer)
     for round in range(1, rounds + 1):
-        loss += [step(tasks.sample(_META_BATCH, generator=generator)) for _ in range(_OUTER_STEPS)]
+        for _ in range(_OUTER_STEPS):
+            next(run)
         last = sum(loss[-_OUTER_STEPS:]) / _OUTER_STEPS
         yield stage(3, round, f"{_OUTER_STEPS} outer steps of {_META_BATCH} tasks; mean query loss {last:.2f}.")
         before, after = adaptation(learner, tasks, amplitude=_AMPLITUDE, phase=_PHASE, steps=1).loss.tolist()
@@ -115,21 +118,27 @@ def _initialised(tasks: Sinusoids, seed: int) -> tuple[MAML, Tensor]:
     return learner, torch.stack([model(x[:, None]).detach()[:, 0] for model in others])
 
 
-def _trials(learner: MAML, tasks: Sinusoids, lr: float, seed: int) -> dict[str, tuple[plots.Score, ...]]:
+def _trials(learner: MAML, tasks: Sinusoids, lr: float, seed: int) -> dict[str, tuple[records.Score, ...]]:
     """Copies of the learner go through the first round with an optimiser each, judged every 20 outer steps."""
     trials = {}
-    for kind, rate in ((learner.optimizer, lr), (torch.optim.SGD, lr), (torch.optim.SGD, 10 * lr)):
-        tried, generator = copy.deepcopy(learner), torch.Generator().manual_seed(seed)
-        step, scores = OuterStep(tried, kind(tried.parameters(), lr=rate)), [_judge(tried, tasks, at=0)]
-        for at in range(1, _OUTER_STEPS + 1):
-            step(tasks.sample(_META_BATCH, generator=generator))
-            if at % 20 == 0:
-                scores.append(_judge(tried, tasks, at=at))
+    for kind, rate in ((learner.outer_optimizer, lr), (torch.optim.SGD, lr), (torch.optim.SGD, 10 * lr)):
+        tried = copy.deepcopy(learner)
+        scores = [_judge(tried, tasks, at=0)]
+        run = _training(tried, kind(tried.parameters(), lr=rate), tasks, _OUTER_STEPS, seed).start()
+        for at in range(20, _OUTER_STEPS + 1, 20):
+            with contextlib.suppress(DivergedError):  # it stays where it was, and is judged there
+                for _ in itertools.islice(run, 20):
+                    pass
+            scores.append(_judge(tried, tasks, at=at))
         trials[f"{kind.__name__}, rate {rate:g}"] = tuple(scores)
     return trials
 
 
-def _judge(learner: MAML, tasks: Sinusoids, *, at: int) -> plots.Score:
+def _training(learner: MAML, optimizer: torch.optim.Optimizer, tasks: Sinusoids, steps: int, seed: int) -> Training:
+    return Training(learner, tasks, optimizer=optimizer, steps=steps, meta_batch=_META_BATCH, seed=seed, progress=False)
+
+
+def _judge(learner: MAML, tasks: Sinusoids, *, at: int) -> records.Score:
     result = evaluate(learner, tasks, n_tasks=_VALIDATION_TASKS, seed=_VALIDATION_SEED)
     mean, high = float(result.mean()[-1]), float(result.interval()[1][-1])
     return at, mean, high - mean
@@ -138,7 +147,7 @@ def _judge(learner: MAML, tasks: Sinusoids, *, at: int) -> plots.Score:
 class StepsExplorer:
     """The seven steps with buttons: Next, Back, Run to the target (in a thread, with Stop), and Start again.
 
-    ``.record`` is the ``plots.Stage`` shown, ``.error`` the exception if there was one; ``.wait()`` waits for a run.
+    ``.record`` is the ``records.Stage`` shown, ``.error`` the exception if there was one; ``.wait()`` waits for a run.
 
     Arguments:
         target, seed: as in ``seven_steps``.
@@ -154,7 +163,7 @@ class StepsExplorer:
 
     def __init__(self, *, target: float = 0.7, seed: int = 0) -> None:
         self._target, self._seed, self._at = target, seed, 0
-        self._seen: list[plots.Stage] = []
+        self._seen: list[records.Stage] = []
         self._thread: threading.Thread | None = None
         self._stopping = threading.Event()
         self._list = ipw.HTML()
@@ -205,7 +214,7 @@ class StepsExplorer:
         self._failure: Exception | None = None
         self._show()
 
-    def _current(self) -> plots.Stage:
+    def _current(self) -> records.Stage:
         while len(self._seen) <= self._at:
             if self._failure is not None:  # A generator that failed once only says that it is at its end.
                 raise self._failure
@@ -231,17 +240,17 @@ class StepsExplorer:
         off = {"Back": running or first, "Next": running or done, "Run": running or done, "Stop": not running}
         for name, each in self.buttons.items():
             each.disabled = off.get(name, running)
-        lines = [_line(number, title, self.record) for number, title in enumerate(plots.TITLES, 1)]
+        lines = [_line(number, title, self.record) for number, title in enumerate(records.TITLES, 1)]
         self._list.value = f"<ol style='margin:4px 0;line-height:1.35'>{''.join(lines)}</ol>"
 
 
-def _line(number: int, title: str, record: plots.Stage) -> str:
+def _line(number: int, title: str, record: records.Stage) -> str:
     here = number == record.number
     style = " style='font-weight:bold' aria-current='step'" if here else ""
     return f"<li{style}>{html.escape(title)}{' (here)' if here else ''}</li>"
 
 
-def draw_stage(fig: Figure, record: plots.Stage) -> None:
+def draw_stage(fig: Figure, record: records.Stage) -> None:
     """Draw one stage on a whole figure: the learner on one task on the left, its progress on the right.
 
     Step 1 adds the starts that might have been, step 2 shows the optimisers tried.

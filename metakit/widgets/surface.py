@@ -7,7 +7,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from metakit import plots
+from metakit import plots, records
 from metakit.widgets.explorer import LINE, VIEWED, Explorer
 
 _CENTRES = ((-1.0, -0.5), (1.0, 0.5))
@@ -16,7 +16,7 @@ _GRID, _STEPS, _REACH = 41, 60, 2.5
 
 def surface(
     *, inner_lr: float = 0.25, curvature: float = 3.0, start: tuple[float, float] = (1.5, 1.5)
-) -> plots.Surface:
+) -> records.Surface:
     """The outer loss of two quadratic tasks over two weights, its exact gradient and the first-order one.
 
         L_t(w) = sum_d a_td (w_d - c_td)^2 / 2,    w_t = w - lr a_t (w - c_t),    F(w) = mean_t L_t(w_t)
@@ -65,7 +65,7 @@ def surface(
         paths.append(torch.stack(path))
     axis = torch.linspace(-_REACH, _REACH, _GRID, dtype=torch.float64)
     start_loss, exact_loss, first_order_loss = (float(outer_loss(w)) for w in (begin, paths[0][-1], paths[1][-1]))
-    return plots.Surface(
+    return records.Surface(
         axis=axis,
         loss=outer_loss(torch.stack(torch.meshgrid(axis, axis, indexing="xy"), -1)),
         curvature=a,
@@ -84,7 +84,7 @@ def surface(
 class SurfaceExplorer:
     """Turn the inner rate, the curvature of a task and the start; see two gradients agree, part, and disagree.
 
-    After each change ``.record`` is the ``plots.Surface`` shown, and ``.error`` the exception if there was one.
+    After each change ``.record`` is the ``records.Surface`` shown, and ``.error`` the exception if there was one.
     Controls by name: inner_lr, curvature, first, second.
 
     Example:
@@ -109,17 +109,17 @@ class SurfaceExplorer:
         self._view.refresh()
 
     @staticmethod
-    def compute(*, inner_lr: float, curvature: float, first: float, second: float) -> plots.Surface:
+    def compute(*, inner_lr: float, curvature: float, first: float, second: float) -> records.Surface:
         """The record for one setting of the controls; see ``surface``."""
         return surface(inner_lr=inner_lr, curvature=curvature, start=(first, second))
 
     @staticmethod
-    def draw(fig: Figure, record: plots.Surface) -> None:
+    def draw(fig: Figure, record: records.Surface) -> None:
         """The surface, and beside it how strongly each gradient pulls towards a task."""
         draw_surface_and_weighting(fig, record)
 
 
-def draw_surface_and_weighting(fig: Figure, record: plots.Surface) -> None:
+def draw_surface_and_weighting(fig: Figure, record: records.Surface) -> None:
     """Draw one surface on a whole figure: arrows and paths on the left, the pull of the tasks on the right."""
     fig.set(figwidth=7.8, figheight=4.2, dpi=100, facecolor="white")
     left, right = fig.subplots(1, 2, width_ratios=(1.35, 1))

@@ -1,0 +1,40 @@
+"""Estimators: how the meta-gradient of a batch is got. Directly, by autograd; others are called alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metakit.contracts import Estimate
+
+
+def direct(learner: Any, parameters: Mapping[str, Tensor], batch: Any, carry: Any) -> Estimate:
+    """The gradient of the mean loss over the tasks of a batch, by autograd, exactly.
+
+        grad_w mean_t loss_t(w)
+
+    Raises:
+        ValueError: if the learner does not give one loss per task.
+
+    Example:
+        >>> import metakit as mk
+        >>> learner = mk.MAML(mk.models.MLP(1, [], 1))
+        >>> found = direct(learner, dict(learner.named_parameters()), mk.tasks.Sinusoids().sample(4), None)
+        >>> [grad.shape for grad in found.grads]
+        [torch.Size([1, 1]), torch.Size([1])]
+    """
+    with torch.enable_grad():
+        losses = learner(batch)
+        if not isinstance(losses, Tensor) or losses.shape != (len(batch),):
+            got = list(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
+            raise ValueError(
+                f"a learner must give one loss per task, shape [{len(batch)}], got {got} from "
+                f"{type(learner).__name__}. Average over rows, not over tasks."
+            )
+        loss = losses.mean()
+        grads = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+    norms = torch._foreach_norm([grad.detach() for grad in grads if grad is not None])
+    return Estimate(loss.detach(), grads, size=torch.stack(norms).sum())

@@ -1,0 +1,28 @@
+"""Records: what there is to see, computed by the widgets, drawn by the plots, and told in words by ``str(record)``."""
+
+from metakit.records.adaptation import Adaptation
+from metakit.records.challenges import Outside, Sweep
+from metakit.records.clusters import Clusters
+from metakit.records.descent import Race
+from metakit.records.images import Drawn, EmbeddingMap, Episode
+from metakit.records.stages import TITLES, Score, Stage
+from metakit.records.starts import HeadStart
+from metakit.records.surface import Surface
+from metakit.records.timeline import Event
+
+__all__ = [
+    "TITLES",
+    "Adaptation",
+    "Clusters",
+    "Drawn",
+    "EmbeddingMap",
+    "Episode",
+    "Event",
+    "HeadStart",
+    "Outside",
+    "Race",
+    "Score",
+    "Stage",
+    "Surface",
+    "Sweep",
+]
