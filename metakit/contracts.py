@@ -147,9 +147,21 @@ class Sized(Protocol):
     def tasks_at_once(self, batch: Any, /, *, training: bool) -> int | None: ...
 
 
+def losses_of(learner: Any, batch: Any) -> Tensor:
+    """What a learner makes of a batch, if it is one loss per task."""
+    losses = learner(batch)
+    if not isinstance(losses, Tensor) or losses.shape != (len(batch),):
+        got = list(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
+        raise ValueError(
+            f"a learner must give one loss per task, shape [{len(batch)}], got {got} from {type(learner).__name__}. "
+            "Average over rows, not over tasks."
+        )
+    return losses
+
+
 def pieces(learner: Any, batch: Any, *, training: bool, size: int | None = None) -> Iterator[Any]:
     """The batch in pieces of so many tasks, or of as many as the learner wants to hold at once."""
-    if size is None and isinstance(learner, Sized):
+    if size is None and hasattr(learner, "tasks_at_once"):  # Sized; asking a protocol takes as long as a small task
         size = learner.tasks_at_once(batch, training=training)
     if size is None or size >= len(batch):
         yield batch
@@ -182,7 +194,10 @@ class InnerStep:
 
 @runtime_checkable
 class Rule(Protocol):
-    """An inner update, of operations that autograd can differentiate; its own parameters are meta-parameters."""
+    """An inner update, of operations that autograd can differentiate.
+
+    An ``nn.Module``: its own parameters are meta-parameters.
+    """
 
     def init_state(self, weights: Weights, /) -> Any: ...
 
@@ -223,7 +238,8 @@ class Estimate:
 class Estimator(Protocol):
     """How the meta-gradient is got: autograd, a truncated unroll, evolution strategies, a policy gradient, ...
 
-    ``parameters`` are those of the learner that are trained, by name; ``carry`` is what the last estimate on this batch
+    ``parameters`` are those of the learner that are trained, by name, and require gradients; ``grads`` are asked for in
+    their order. ``carry`` is what the last estimate on this batch
     left, or ``None`` for a new batch. Randomness comes from torch's generator, which the outer loop seeds and keeps.
     """
 

@@ -8,8 +8,6 @@ from typing import Any
 
 import torch
 
-from metakit.contracts import Counted
-
 # Numbers in a batch below which threads do not pay.
 _SMALL = 1 << 14
 
@@ -24,8 +22,8 @@ def threads_for(numbers: int, device: torch.device) -> contextlib.AbstractContex
 
 
 def threads_for_batch(batch: Any) -> contextlib.AbstractContextManager[None]:
-    """``threads_for`` the numbers of a batch, if it counts them."""
-    return threads_for(batch.numel(), batch.device) if isinstance(batch, Counted) else contextlib.nullcontext()
+    """``threads_for`` the numbers of a batch, if it counts them as a ``contracts.Counted`` does."""
+    return threads_for(batch.numel(), batch.device) if hasattr(batch, "numel") else contextlib.nullcontext()
 
 
 @contextlib.contextmanager

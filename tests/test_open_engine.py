@@ -492,6 +492,12 @@ def test_inner_steps_on_minibatches_go_through_the_support_set():
             torch.testing.assert_close(w[t], weights[name])
 
 
+def test_a_model_of_too_few_outputs_is_told():
+    learner = mk.MAML(nn.Sequential(nn.Linear(4, 2)))
+    with pytest.raises(ValueError, match=r"a class is beyond the 2 outputs"):
+        learner(vectors())
+
+
 # --- Rules. ---
 
 
@@ -617,6 +623,39 @@ def test_inference_mode_is_no_obstacle():
         torch.testing.assert_close(learner(again), learner(batch))
 
 
+WRONG_ESTIMATES = {
+    "a tuple": (lambda *given: (torch.zeros(()), []), TypeError, "must give a contracts.Estimate.*got tuple"),
+    "too few": (lambda *given: mk.contracts.Estimate(torch.zeros(()), []), TypeError, "of the 4 parameters, got 0 gr"),
+    "none": (lambda *given: mk.contracts.Estimate(torch.zeros(()), [None] * 4), ValueError, "plays a part in its loss"),
+}
+
+
+@pytest.mark.parametrize(("estimator", "kind", "message"), WRONG_ESTIMATES.values(), ids=WRONG_ESTIMATES)
+def test_an_estimator_that_gives_something_else_is_told_so(estimator, kind, message):
+    with pytest.raises(kind, match=message):
+        fit(mk.MAML(mk.models.MLP(1, [4], 1)), estimator=estimator)
+
+
+@pytest.mark.parametrize("call", [lambda own: fit(own), lambda own: mk.evaluate(own, SINUSOIDS, n_tasks=3)])
+def test_a_learner_that_gives_one_loss_for_all_tasks_is_told_so(call):
+    class Own(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w = nn.Parameter(torch.zeros(1))
+
+        def forward(self, batch):
+            return (batch.query_y - self.w).square().mean()
+
+    with pytest.raises(ValueError, match=r"must give one loss per task, shape \[\d\], got \[\] from Own"):
+        call(Own())
+
+
+def test_fixed_tasks_are_compared_once_whatever_the_seeds():
+    batch = image_tasks().sample(6, seed=0)
+    result = mk.compare({"near": mk.NearestNeighbour(), "other": mk.ProtoNet(nn.Flatten())}, batch, seeds=3)
+    assert result.episodes == 6
+
+
 # --- Rows and targets. ---
 
 
@@ -696,6 +735,18 @@ def test_what_was_learned_from_a_support_set_answers_again_and_again(make):
     torch.testing.assert_close(stack(batch.query_x), mk.learners.predict(learner, *batch.tensors[:3]))
 
 
+@pytest.mark.parametrize("make", [lambda n: mk.ProtoNet(n), lambda n: mk.MAML(n, adapt="3"), lambda n: mk.MAML(n)])
+def test_what_was_learned_stays_as_it_was_while_the_learner_trains_on(make):
+    torch.manual_seed(0)
+    network = nn.Sequential(mk.nn.Linear(4, 6), nn.Tanh(), nn.Dropout(0.3), mk.nn.Linear(6, 3))
+    learner, batch = make(network), vectors()
+    learned = learner.learn(batch.support_x, batch.support_y)
+    before = learned(batch.query_x)
+    fit(learner, mk.tasks.Episodes((torch.randn(30, 4), torch.arange(30) % 3), 3, 2, 2), lr=0.1)
+    assert torch.equal(learned(batch.query_x), before)
+    assert not torch.allclose(learner.learn(batch.support_x, batch.support_y)(batch.query_x), before)
+
+
 def test_a_confusion_matrix_by_real_class_is_three_lines():
     tasks = mk.tasks.Episodes((torch.randn(40, 4), torch.arange(40) % 8), 3, 2, 2)
     batch = tasks.sample(20, seed=0)
@@ -715,6 +766,12 @@ MASKED = {
     "maml, plain": lambda: mk.MAML(nn.Sequential(nn.Linear(4, 6), nn.PReLU(), nn.Linear(6, 5)), steps=1),
     "maml, minibatches": lambda: mk.MAML(mk.models.MLP(4, [6], 5), steps=3, minibatch=4),
     "maml, torch's loss": lambda: mk.MAML(mk.models.MLP(4, [6], 5), loss=nn.CrossEntropyLoss()),
+    "prototypes, smoothed labels": lambda: mk.ProtoNet(
+        mk.models.MLP(4, [], 6), loss=nn.CrossEntropyLoss(label_smoothing=0.1)
+    ),
+    "ridge, smoothed labels": lambda: mk.Ridge(
+        mk.models.MLP(4, [], 6), loss=lambda o, t: F.cross_entropy(o, t, label_smoothing=0.1)
+    ),
     "meta-sgd": lambda: mk.MAML(mk.models.MLP(4, [6], 5), rule=mk.LearnedSGD(0.1)),
     "maml++": lambda: mk.MultiStep(mk.MAML(mk.models.MLP(4, [6], 5), steps=2)),
     "reptile": lambda: mk.Reptile(mk.models.MLP(4, [6], 5), steps=2),

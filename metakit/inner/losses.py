@@ -37,7 +37,12 @@ def task_loss(outputs: Tensor, targets: Tensor, mask: Tensor | None = None) -> T
         raise ValueError(
             f"outputs must be [T, Q, N] scores for targets [T, Q]; got {list(outputs.shape)} and {list(targets.shape)}."
         )
-    rows = F.cross_entropy(outputs.flatten(0, 1), targets.flatten(), reduction="none").view(targets.shape)
+    try:
+        rows = F.cross_entropy(outputs.flatten(0, 1), targets.flatten(), reduction="none").view(targets.shape)
+    except IndexError as error:
+        raise ValueError(
+            f"a class is beyond the {outputs.shape[2]} outputs of the model. Give it as many as a task has classes."
+        ) from error
     return rows.mean(1) if mask is None else _mean(rows, mask)
 
 
@@ -63,8 +68,16 @@ def task_losses(loss: Loss, outputs: Tensor, targets: Tensor, mask: Tensor | Non
         if losses is not None and losses.dim():
             return check_losses(losses, len(targets))
     every = range(len(targets)) if mask is None else mask
-    rows = [(o, t) if mask is None else (o[m], t[m]) for o, t, m in zip(outputs, targets, every, strict=True)]
+    rows = [(o, t) if mask is None else _real(o, t, m) for o, t, m in zip(outputs, targets, every, strict=True)]
     return torch.stack([_of_one(loss, *pair) for pair in rows])
+
+
+def _real(outputs: Tensor, targets: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """The real rows of one task, with the scores of just the classes that it has."""
+    outputs, targets = outputs[mask], targets[mask]
+    if targets.is_floating_point() or outputs.dim() != 2:
+        return outputs, targets
+    return outputs[:, (outputs != -torch.inf).any(0)], targets
 
 
 def check_losses(losses: Any, tasks: int) -> Tensor:

@@ -259,7 +259,9 @@ def prepared(rule: Any, weights: Mapping[str, Tensor], steps: int) -> Any:
     """The rule, ready for these weights, if it is one; ``SGD(lr=0.01)`` for ``None``."""
     rule = SGD() if rule is None else rule
     if not (isinstance(rule, nn.Module) and isinstance(rule, Rule)):
-        raise TypeError(f"rule must be an inner rule such as mk.SGD(lr=0.01), got {rule!r}.")
+        raise TypeError(
+            f"rule must be an nn.Module with init_state and step, an inner rule such as mk.SGD(lr=0.01), got {rule!r}."
+        )
     return rule.prepared(weights, steps) if isinstance(rule, Fitted) else rule
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from metakit.checks import in_words, whole
-from metakit.contracts import ACCURACY, LOSS, Measure, Tasks
+from metakit.contracts import ACCURACY, LOSS, Batch, Measure, Tasks
 from metakit.judging.evaluation import Evaluation, evaluate, half_width
 
 
@@ -91,7 +91,7 @@ class Comparison:
 
 def compare(
     learners: Mapping[str, nn.Module | Sequence[nn.Module]],
-    tasks: Tasks,
+    tasks: Tasks | Batch,
     *,
     n_tasks: int = 600,
     seeds: int = 3,
@@ -103,7 +103,7 @@ def compare(
 
     Arguments:
         learners: by name, each a learner or a list of copies of it, trained from different seeds.
-        tasks: the task distribution.
+        tasks: the task distribution, or a batch of fixed tasks.
         n_tasks: episodes drawn from each seed.
         seeds: episodes are drawn from the seeds 1, 2, ..., each of ``n_tasks``.
         steps: inner steps K; each learner's own number when left out.
@@ -123,9 +123,10 @@ def compare(
     """
     copies = {name: [made] if isinstance(made, nn.Module) else list(made) for name, made in learners.items()}
     _check(copies, seeds=seeds, reference=reference)
+    drawn = range(1, seeds + 1 if isinstance(tasks, Tasks) else 2)  # fixed tasks are the same whatever the seed
     options: dict[str, Any] = {"n_tasks": n_tasks, "steps": steps, "protocol": protocol}
     judged = {
-        name: [[evaluate(one, tasks, seed=seed + 1, **options) for seed in range(seeds)] for one in made]
+        name: [[evaluate(one, tasks, seed=seed, **options) for seed in drawn] for one in made]
         for name, made in copies.items()
     }
     every = [result for made in judged.values() for results in made for result in results]

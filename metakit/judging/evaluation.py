@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from metakit.checks import in_words, whole
-from metakit.contracts import ACCURACY, LOSS, Batch, Company, Judged, Measure, Scores, Tasks, pieces
+from metakit.contracts import ACCURACY, LOSS, Batch, Company, Judged, Learner, Measure, Scores, Tasks, losses_of, pieces
 from metakit.learners import check_protocol
 from metakit.nn.lending import shadow
 from metakit.randomness import Dice
@@ -157,15 +157,15 @@ def evaluate(
     return Evaluation(loss, accuracy, stated(learner, protocol), whole_scores, axis, at)
 
 
-def judged(learner: Any, batch: Any, steps: int | None, protocol: str) -> Iterator[tuple[int, Scores]]:
+def judged(learner: Learner, batch: Batch, steps: int | None, protocol: str) -> Iterator[tuple[int, Scores]]:
     """The scores of each task after each stage, or its loss alone."""
     if isinstance(learner, Judged):
         yield from learner.scores(batch, steps, protocol)
     else:
-        yield 0, {LOSS: learner(batch)}
+        yield 0, {LOSS: losses_of(learner, batch)}
 
 
-def stated(learner: Any, protocol: str) -> str:
+def stated(learner: Learner, protocol: str) -> str:
     """The protocol, as far as it makes a difference; ``"unstated"`` of a learner that does not say."""
     if not isinstance(learner, Company):
         return "unstated"

@@ -13,7 +13,7 @@ from metakit.contracts import Weights
 Judge = Callable[[slice, Weights], Tensor]
 
 
-def in_chunks(judge: Judge, weights: Weights, shared: Mapping[str, Tensor], size: int | None) -> Tensor:
+def in_chunks(judge: Judge, weights: Weights, shared: Mapping[str, Tensor], size: int) -> Tensor:
     """``judge(all tasks, weights)``, ``[T]``, worked out ``size`` tasks at a time, with the same derivatives.
 
     The tasks are independent, so the gradient of the sum of their losses holds each one's own. It is taken beside the
@@ -25,10 +25,10 @@ def in_chunks(judge: Judge, weights: Weights, shared: Mapping[str, Tensor], size
         judge: losses of the tasks in a slice from their weights; where a name is missing, the network's own serve.
         weights: adapted weights, stacked: ``{name: [T, ...]}``.
         shared: the network's other parameters, the same for all tasks.
-        size: tasks at a time, or ``None`` for all.
+        size: tasks at a time, fewer than there are.
     """
     tasks = len(next(iter(weights.values())))
-    if size is None or size >= tasks or _get_current_dispatch_mode_stack():  # what is traced is compiled, as a whole
+    if _get_current_dispatch_mode_stack():  # what is traced is compiled, as a whole
         return judge(slice(None), weights)
     if not torch.is_grad_enabled():
         pieces = [slice(start, start + size) for start in range(0, tasks, size)]

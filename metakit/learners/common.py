@@ -12,7 +12,7 @@ from metakit.checks import in_words, whole
 from metakit.contracts import ACCURACY, LOSS, Loss, Scores, Weights
 from metakit.inner import task_loss, task_losses
 from metakit.nn import statistics_from_first
-from metakit.nn.lending import Functional, check_rows_apart, mixes_rows, shadow, spread
+from metakit.nn.lending import Functional, check_rows_apart, lent, mixes_rows, shadow, spread
 from metakit.tasks.batch import TaskBatch, as_inputs, check_classes, check_tasks
 
 PROTOCOLS = ("transductive", "inductive")
@@ -100,14 +100,15 @@ class Supervised(nn.Module):
 class Learned:
     """What a learner knows of the tasks that it has seen the support sets of; called, it answers their query rows.
 
-    It is of the learner as it was then. Nothing is written into either, so threads may share it.
+    It is of the learner as it was then, whose weights it keeps. Nothing is written into it, so threads may share it.
     """
 
     def __init__(self, learner: Supervised, support_x: Tensor, support_y: Tensor, steps: int | None) -> None:
-        self._learner = shadow(learner)
+        reader = shadow(learner)
         self._batch, self._single = _unanswered(support_x, support_y, support_x)
         with torch.no_grad():
-            self._known = self._learner.know(self._batch, steps)
+            self._known = reader.know(self._batch, steps)
+            self._learner = lent(reader, {name: p.clone() for name, p in reader.named_parameters()})
 
     def __call__(self, query_x: Tensor) -> Tensor:
         """Outputs for the query rows, each by itself: ``[Q, ...]`` to ``[Q, outputs]``, with T in front for a stack."""
@@ -292,7 +293,10 @@ def check_batch(model: nn.Module, batch: TaskBatch) -> None:
     if parameter is not None and x.device != parameter.device:
         raise ValueError(f"the batch is on {x.device}, the model on {parameter.device}. Move one with .to(device).")
     if parameter is not None and x.is_floating_point() and x.dtype != parameter.dtype:
-        raise ValueError(f"the batch holds {x.dtype}, the model {parameter.dtype}. Convert one with .to(dtype=...).")
+        raise ValueError(
+            f"the batch holds {x.dtype}, the model {parameter.dtype}. Convert the data, x.float(), or the batch or the "
+            "model with .to(dtype=...)."
+        )
     wanted, row = row_shape(model), tuple(x.shape[2:])
     if wanted is not None and row != wanted:
         takes = (

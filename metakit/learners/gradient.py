@@ -109,14 +109,17 @@ class MAML(Supervised):
     def forward(self, batch: TaskBatch) -> Tensor:
         network, initial = self._lent(batch), self.initial
         weights = adapt(network, stacked(initial, len(batch)), *batch.tensors[:2], **self.inner(batch))
-        shared = {name: p for name, p in self.model.named_parameters() if p.requires_grad and name not in initial}
         learned_loss = isinstance(self.loss, nn.Module) and any(True for _ in self.loss.parameters())
+        size = None if learned_loss else chunk_size(batch.query_x)
+        if size is None or size >= len(batch):
+            return self.query_losses(by_protocol(network, weights, batch, self.protocol)[1], batch)
+        shared = {name: p for name, p in self.model.named_parameters() if p.requires_grad and name not in initial}
 
         def judge(piece: slice, weights: Weights) -> Tensor:
             tasks = batch[piece]
             return self.query_losses(by_protocol(network, weights, tasks, self.protocol)[1], tasks)
 
-        return in_chunks(judge, weights, shared, None if learned_loss else chunk_size(batch.query_x))
+        return in_chunks(judge, weights, shared, size)
 
     def outputs(self, batch: TaskBatch, steps: int | None = None, protocol: str | None = None) -> Iterator[Tensor]:
         network, start = self._lent(batch), stacked(self.initial, len(batch))

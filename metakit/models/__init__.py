@@ -5,6 +5,4 @@ from metakit.models.embeddings import Views, Whitened
 from metakit.models.mlp import MLP
 from metakit.models.resnet import Residual, ResNet, Widen
 
-IMAGE_NETWORKS = (ConvNet, ResNet)
-
-__all__ = ["IMAGE_NETWORKS", "MLP", "ConvNet", "ResNet", "Residual", "Views", "Whitened", "Widen"]
+__all__ = ["MLP", "ConvNet", "ResNet", "Residual", "Views", "Whitened", "Widen"]

@@ -95,6 +95,8 @@ class _Shadows:
         if isinstance(value, nn.Module):
             return self._shadow(value, where) if id(value) in self._of_tree() else value
         if isinstance(value, list | dict):
+            if all(isinstance(item, _PLAIN) for item in (value.values() if isinstance(value, dict) else value)):
+                return value
             items = value.items() if isinstance(value, dict) else enumerate(value)
             fresh = {key: self._translated(item, where) for key, item in items}
             held: Any = value.copy() if isinstance(value, dict) else list(fresh.values())
@@ -151,13 +153,13 @@ def shadow(module: Kind, *, training: bool = False) -> Kind:
     return cast(Kind, _Shadows(module, training).top)
 
 
-def lent(module: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
+def lent(module: Kind, weights: Mapping[str, Tensor]) -> Kind:
     """The module with other tensors in the places of its parameters, by name; the module itself is not touched."""
     shadows = _Shadows(module, None)
     for name, w in weights.items():
         for container, key in shadows.places[name]:
             container[key] = w
-    return shadows.top
+    return cast(Kind, shadows.top)
 
 
 def keeps_statistics(layer: nn.Module) -> bool:
@@ -186,7 +188,7 @@ def check_network(model: nn.Module) -> None:
             raise ValueError(
                 f"{where} keeps running statistics, which would carry one task's data into the next. Call .eval() on "
                 "the network first: it is then a fixed layer with the statistics it has. To train with those of the "
-                "rows at hand, use metakit.nn.BatchNorm1d or BatchNorm2d, or pass track_running_stats=False."
+                "rows at hand, use metakit.nn.BatchNorm1d or BatchNorm2d."
             )
         if isinstance(layer, torch.jit.ScriptModule):
             raise ValueError(f"{where} is compiled by TorchScript, and cannot be lent weights. Use the module itself.")
@@ -215,7 +217,8 @@ def check_rows_apart(model: nn.Module) -> None:
         if isinstance(layer, nn.modules.batchnorm._BatchNorm) and not keeps_statistics(layer):
             raise ValueError(
                 f"layer {name!r} ({type(layer).__name__}) normalises query rows together, so it cannot answer them one "
-                'by one. Use metakit.nn.BatchNorm1d or BatchNorm2d, or protocol="transductive".'
+                "by one. mk.nn.convert(network) swaps it for metakit.nn's, which can; or judge it with "
+                'protocol="transductive".'
             )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from metakit.contracts import Estimate
+from metakit.contracts import Estimate, Learner
 from metakit.nn.lending import lent
 from metakit.outer.estimate import direct
 from metakit.tasks.batch import TaskBatch
@@ -27,7 +27,7 @@ class Compiled:
         self._made: dict[Any, Made] = {}
         self._possible = True
 
-    def __call__(self, learner: Any, parameters: Mapping[str, Tensor], batch: Any, carry: Any) -> Estimate:
+    def __call__(self, learner: Learner, parameters: Mapping[str, Tensor], batch: Any, carry: Any) -> Estimate:
         if self._possible:
             try:
                 return self._ready(learner, parameters, batch)(batch)
@@ -37,7 +37,7 @@ class Compiled:
                 self._possible = False
         return direct(learner, parameters, batch, carry)
 
-    def _ready(self, learner: nn.Module, parameters: Mapping[str, Tensor], batch: Any) -> Made:
+    def _ready(self, learner: Any, parameters: Mapping[str, Tensor], batch: Any) -> Made:
         if not isinstance(batch, TaskBatch):
             raise TypeError(f"tasks must be TaskBatch, got {type(batch).__name__}")
         tensors, _ = _tensors(batch)

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metakit.contracts import Estimate
+from metakit.contracts import Batch, Estimate, Learner, losses_of
 
 
-def direct(learner: Any, parameters: Mapping[str, Tensor], batch: Any, carry: Any) -> Estimate:
+def direct(learner: Learner, parameters: Mapping[str, Tensor], batch: Batch, carry: Any) -> Estimate:
     """The gradient of the mean loss over the tasks of a batch, by autograd, exactly.
 
         grad_w mean_t loss_t(w)
@@ -27,14 +27,7 @@ def direct(learner: Any, parameters: Mapping[str, Tensor], batch: Any, carry: An
         [torch.Size([1, 1]), torch.Size([1])]
     """
     with torch.enable_grad():
-        losses = learner(batch)
-        if not isinstance(losses, Tensor) or losses.shape != (len(batch),):
-            got = list(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
-            raise ValueError(
-                f"a learner must give one loss per task, shape [{len(batch)}], got {got} from "
-                f"{type(learner).__name__}. Average over rows, not over tasks."
-            )
-        loss = losses.mean()
+        loss = losses_of(learner, batch).mean()
         grads = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
-    norms = torch._foreach_norm([grad.detach() for grad in grads if grad is not None])
-    return Estimate(loss.detach(), grads, size=torch.stack(norms).sum())
+    found = [grad.detach() for grad in grads if grad is not None]
+    return Estimate(loss.detach(), grads, size=torch.stack(torch._foreach_norm(found)).sum() if found else None)

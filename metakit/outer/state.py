@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from metakit.contracts import Measure, Tasks
+from metakit.contracts import Measure, Paced, Tasks
 from metakit.files import read_checkpoint, write_checkpoint
 from metakit.judging import evaluate
 from metakit.outer.run import History, Run
@@ -46,6 +46,7 @@ class State:
         self.tasks, self.meta_batch, self.place, self.carries = tasks, meta_batch, place, carries
         self.generator = torch.Generator(place).manual_seed(seed)
         self.dice = Dice(seed, place)
+        self.pace = learner.pace if isinstance(learner, Paced) else None
         self.best: dict[str, Any] | None = None
         self.carry: Any = None
         self._batch: Any = None

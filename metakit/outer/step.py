@@ -63,7 +63,7 @@ class OuterStep:
             found = self._of_chunks(batch, carry)
             if self._combine is not None:
                 found = self._combine(found)
-            loss = float(found.loss)
+            loss = float(found.loss.detach())
             self.carry, self.finite = found.carry, math.isfinite(loss) and _is_finite(found)
             if self.finite:
                 self._move(found)
@@ -75,7 +75,7 @@ class OuterStep:
         total, carries = None, []
         for piece, left in zip(chunks, carry or [None] * len(chunks), strict=True):
             with self._precision(batch.device):
-                found = self._estimate(self.learner, self.parameters, piece, left)
+                found = self._checked(self._estimate(self.learner, self.parameters, piece, left))
             carries.append(found.carry)
             total = found if len(chunks) == 1 else _added(total, found, len(piece) / len(batch), self.parameters)
         assert total is not None
@@ -83,6 +83,18 @@ class OuterStep:
         if any(done) and not all(done):
             raise ValueError("an estimator must be done with all chunks of a batch at the same move. Or set chunk=T.")
         return dataclasses.replace(total, carry=None if all(done) else carries)
+
+    def _checked(self, found: Any) -> Estimate:
+        """What an estimator gave, if it is an estimate of these parameters' gradients."""
+        if not isinstance(found, Estimate) or len(found.grads) != len(self.parameters):
+            told = f"{len(found.grads)} gradients" if isinstance(found, Estimate) else type(found).__name__
+            raise TypeError(
+                f"an estimator must give a contracts.Estimate with a gradient, or None, for each of the "
+                f"{len(self.parameters)} parameters, got {told}."
+            )
+        if all(grad is None for grad in found.grads):
+            raise ValueError(f"no parameter of {type(self.learner).__name__} plays a part in its loss. Is it detached?")
+        return found
 
     def _move(self, found: Estimate) -> None:
         for parameter, grad in zip(self.parameters.values(), found.grads, strict=True):

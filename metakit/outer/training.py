@@ -13,7 +13,7 @@ from torch import nn
 from tqdm import tqdm
 
 from metakit.checks import in_words, whole
-from metakit.contracts import Choosy, Combine, Estimator, Paced, Tasks
+from metakit.contracts import Choosy, Combine, Estimator, Tasks
 from metakit.nn.lending import train
 from metakit.outer.run import DivergedError, History, Run
 from metakit.outer.schedules import Schedule
@@ -61,9 +61,9 @@ class Training:
             is left out, a twentieth of the steps, or 100 if only the time is set.
         validation: the distribution that validation draws from; ``tasks`` when left out.
         checkpoint: file that keeps the whole state of the run, written every ``checkpoint_every`` steps and at the end.
-        resume: ``True`` goes on from ``checkpoint`` if it is there, a ``History`` from where that run ended; on a CPU
-            the run ends bit for bit as if it had not been cut. Without it each call starts afresh: from ``seed``, so
-            with the same tasks again, and with a new optimiser.
+        resume: ``True`` goes on from ``checkpoint`` if it is there, a ``History`` from where that run ended, with its
+            optimiser, rates and randomness; on a CPU the run ends bit for bit as if it had not been cut. Without it
+            each call starts afresh: from ``seed``, so with the same tasks again, and with a new optimiser.
         callback: called with the ``Run`` after each outer step; may call ``run.stop()``.
         chunk: tasks whose graphs are held at once; chosen by the learner when left out. It changes memory and time, not
             the result beyond rounding.
@@ -185,8 +185,8 @@ class Training:
         state.carry = outer_step.carry
         if state.schedule is not None:
             state.schedule.advance(run.step, run.progress)
-        if isinstance(self.learner, Paced):
-            self.learner.pace(run.step)
+        if state.pace is not None:
+            state.pace(run.step)
         # Steps 5 and 6: evaluate, and adjust by the evaluation: here, what to keep and whether to go on.
         spent = run.spent
         if self.validate_every and (run.step % self.validate_every == 0 or spent):

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import contextlib
 import copy
-import itertools
 import html
+import itertools
 import threading
 from collections.abc import Iterator
 
