@@ -623,6 +623,14 @@ def test_inference_mode_is_no_obstacle():
         torch.testing.assert_close(learner(again), learner(batch))
 
 
+def test_an_estimator_may_try_weights_without_a_gradient():
+    learner, batch = mk.MAML(mk.models.MLP(1, [4], 1), steps=2), SINUSOIDS.sample(3, seed=0)
+    with torch.no_grad():
+        tried = {name: p + 0 for name, p in learner.named_parameters()}
+        losses = torch.func.functional_call(learner, tried, (batch,))
+    torch.testing.assert_close(losses, learner(batch).detach())
+
+
 WRONG_ESTIMATES = {
     "a tuple": (lambda *given: (torch.zeros(()), []), TypeError, "must give a contracts.Estimate.*got tuple"),
     "too few": (lambda *given: mk.contracts.Estimate(torch.zeros(()), []), TypeError, "of the 4 parameters, got 0 gr"),

@@ -39,8 +39,8 @@ def adaptable(model: nn.Module, adapt: str | Iterable[str] | None) -> dict[str, 
 
 
 def unfrozen(parameters: Mapping[str, nn.Parameter]) -> dict[str, nn.Parameter]:
-    """Those that may move."""
-    free = {name: p for name, p in parameters.items() if p.requires_grad}
+    """Those that may move: all but frozen parameters. A plain tensor that stands in a parameter's place may, too."""
+    free = {name: p for name, p in parameters.items() if p.requires_grad or not isinstance(p, nn.Parameter)}
     if not free:
         raise ValueError(
             f"all that would adapt is frozen (requires_grad=False): {', '.join(parameters)}. Call .requires_grad_() on "
