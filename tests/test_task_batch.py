@@ -114,3 +114,11 @@ def test_other_inputs_stay_as_they_are(dtype):
 def test_pooled_batches_tell_their_classes():
     batch = Pooled(LabelledData(torch.rand(6, 4, 2)), rows=3).sample(2, seed=0)
     assert batch.classes.tolist() == [list(range(6))] * 2 and batch.task(1).ways == 6
+
+
+def test_tasks_are_chosen_by_a_tensor_of_numbers_too():
+    x = torch.arange(12.0).view(4, 3, 1)
+    batch = TaskBatch(x, x, x, x)
+    chosen = batch[torch.tensor([2, 0, 2])]
+    assert len(chosen) == 3 and torch.equal(chosen.support_x, x[[2, 0, 2]])
+    assert len(batch[torch.tensor(1)]) == 1

@@ -106,6 +106,10 @@ class MAML(Supervised):
     def answer(self, known: Weights, batch: TaskBatch, protocol: str) -> Tensor:
         return by_protocol(self._lent(batch), known, batch, protocol)[1]
 
+    def judge(self, weights: Weights, batch: TaskBatch) -> Tensor:
+        """The query loss of each task under weights of its own, ``[T]``."""
+        return self.query_losses(self.answer(weights, batch, self.protocol), batch)
+
     def forward(self, batch: TaskBatch) -> Tensor:
         network, initial = self._lent(batch), self.initial
         weights = adapt(network, stacked(initial, len(batch)), *batch.tensors[:2], **self.inner(batch))

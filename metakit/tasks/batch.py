@@ -141,9 +141,9 @@ class TaskBatch:
     def __len__(self) -> int:
         return self.support_x.shape[0]
 
-    def __getitem__(self, index: int | slice) -> TaskBatch:
-        """Some of the tasks, still a batch: ``batch[0]`` has one task, ``batch[2:5]`` three."""
-        if not isinstance(index, slice):
+    def __getitem__(self, index: int | slice | Tensor) -> TaskBatch:
+        """Some of the tasks, still a batch: ``batch[0]`` has one task, ``batch[2:5]`` and ``batch[tensor]`` several."""
+        if not isinstance(index, slice) and not (isinstance(index, Tensor) and index.dim()):
             index = operator.index(index)
             if not -len(self) <= index < len(self):
                 raise IndexError(f"task index must be below {len(self)}, the number of tasks; got {index}.")
