@@ -217,7 +217,11 @@ ENDS = {  # from pictures to vectors
 }
 LAYERS = {"vectors": VECTORS, "pictures": PICTURES}
 SHAPES = {"vectors": (WIDTH,), "pictures": (CHANNELS, SIDE, SIDE)}
-WHOLE = {"mk.Conv2d", "mk.GroupNorm", "nn.GroupNorm"}  # whose weight and bias are lent together, or not at all
+WHOLE = {
+    "mk.Conv2d",
+    "nn.Conv2d",
+    "nn.Conv2d, reflecting",
+}  # weight and bias are lent together: ``mk.nn.Conv2d`` needs it
 TIED = {"mk.Linear", "nn.Linear", "nn.Linear, no bias", "mk.Conv2d", "nn.Conv2d", "nn.Conv2d, reflecting"}
 
 
@@ -334,7 +338,11 @@ def recipes(draw):
     tied = draw(st.sampled_from([False, False, True]))
     if tied:  # the first and the last of them
         layers = [draw(alike), *layers[:1], draw(alike)]
-    places = st.sets(st.sampled_from(range(len(layers))), max_size=1).map(tuple)
+    # Torch crashes where group norm's own weights are differentiated, but not its rows, which have their channels
+    # innermost: so what stands around one in pictures is not frozen.
+    crashes = rows == "pictures" and any("GroupNorm" in name for name in layers)
+    most = 0 if crashes else 1
+    places = st.sets(st.sampled_from(range(len(layers))), max_size=most).map(tuple)
     return Recipe(
         rows,
         tuple(layers),
@@ -575,6 +583,12 @@ def test_unequal_tasks_in_one_batch_are_each_what_they_are_alone(data, recipe, s
     assert_adapts_plainly(recipe, sizes, inner, data.draw(st.sampled_from(recipe.protocols), "protocol"))
 
 
+def whole(names, named):
+    """The names, and those of what else belongs to their layers."""
+    layers = {name.rpartition(".")[0] for name in names}
+    return {name for name in named if name.rpartition(".")[0] in layers}
+
+
 @given(data=st.data(), recipe=recipes(), sizes=sizes(equal=False))
 @drawn(40)
 def test_a_network_is_a_function_of_its_weights(data, recipe, sizes):
@@ -584,9 +598,8 @@ def test_a_network_is_a_function_of_its_weights(data, recipe, sizes):
     batch, tasks = batch_of(sizes.tasks(SHAPES[recipe.rows])), sizes.tasks(SHAPES[recipe.rows])
     for turn in range(2):
         names = data.draw(st.sets(st.sampled_from([*named])), f"names, turn {turn}")
-        if recipe.rows == "pictures":  # see ``WHOLE``
-            layers = {name.rpartition(".")[0] for name in names}
-            names = {name for name in named if name.rpartition(".")[0] in layers}
+        if recipe.rows == "pictures" and names:  # see ``recipes`` and ``WHOLE``
+            names = set(named) if any("GroupNorm" in layer for layer in recipe.layers) else whole(names, named)
         weights = {
             name: torch.stack([named[name].detach() * (1.1 + t) + 0.1 for t in range(len(tasks))]).requires_grad_()
             for name in sorted(names)
@@ -598,9 +611,10 @@ def test_a_network_is_a_function_of_its_weights(data, recipe, sizes):
             rows = ours[t] if batch.query_mask is None else ours[t][batch.query_mask[t]]
             assert_same(rows, theirs, f"task {t}, turn {turn}")
             told = {"materialize_grads": True, "retain_graph": True}
-            for name, w in weights.items():
-                grads = [torch.autograd.grad(y.square().sum(), w, **told)[0] for y in (rows, theirs)]
-                assert_same(*grads, f"gradient of {name}, task {t}, turn {turn}")
+            if weights:
+                grads = [torch.autograd.grad(y.square().sum(), [*weights.values()], **told) for y in (rows, theirs)]
+                for name, one, other in zip(weights, *grads, strict=True):
+                    assert_same(one, other, f"gradient of {name}, task {t}, turn {turn}")
 
 
 @given(data=st.data(), recipe=recipes())

@@ -25,7 +25,7 @@ FLOORS = {
     "learners": 6,
     "judging": 7,
     "outer": 7.5,  # half a floor up: an outer loop judges as it goes
-    "search": 7.5,
+    "search": 7.6,
     "recipes": 7.8,
     "records": 7.9,
     "plots": 8,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -11,10 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metakit.checks import choice, real, whole
-from metakit.contracts import InnerStep, Weights
+from metakit.contracts import Estimate, InnerStep, Weights
 from metakit.inner import SGD, adapt, task_loss
 from metakit.nn import Linear
-from metakit.nn.lending import run, stacked
+from metakit.nn.lending import Functional, stacked
+from metakit.outer import Training
 from metakit.search.architecture import ACTIVATIONS
 from metakit.search.space import Candidate, Choice, Number, Space
 from metakit.search.strategies import cells_of
@@ -193,24 +195,28 @@ class Differentiable:
         mixing = mixture.mixing
         optimizer = torch.optim.Adam(mixing.values(), lr=self.lr)
         own = {name: p for name, p in mixture.named_parameters() if not name.startswith("mix_")}
-        weights = {name: w.detach().clone() for name, w in stacked(own, len(batch)).items()}
+        start = {name: w.detach().clone() for name, w in stacked(own, len(batch)).items()}
         shares = {name: [mixture.share(name).detach()] for name in mixing}
-        losses: list[float] = []
-        for _ in range(self.steps):
-            weights, loss = self.outer_loss(mixture, weights, batch)
-            grads = torch.autograd.grad(loss, list(mixing.values()), allow_unused=True)
-            if not math.isfinite(float(loss.detach())):
-                found = f"the loss was {float(loss.detach())} at outer step {len(losses) + 1}"
-                raise ValueError(f"{found}, and must be finite. Lower inner_lr.")
-            for parameter, grad in zip(mixing.values(), grads, strict=True):
-                parameter.grad = grad
-            optimizer.step()
-            weights = {name: w.detach() for name, w in weights.items()}
-            losses.append(float(loss.detach()))
+
+        def estimate(_: Any, parameters: Mapping[str, Tensor], tasks: Any, carry: Any) -> Estimate:
+            """The gradient for the mixing weights, from where the last step left the others, which are carried on."""
+            weights, loss = self.outer_loss(mixture, carry or start, tasks)
+            if not math.isfinite(value := float(loss.detach())):
+                raise ValueError(
+                    f"the loss was {value} at outer step {run.step + 1}, and must be finite. Lower inner_lr."
+                )
+            grads = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+            return Estimate(loss.detach(), grads, {name: w.detach() for name, w in weights.items()})
+
+        plan = Training(
+            mixture, _Same(batch), steps=self.steps, optimizer=optimizer, estimator=estimate, progress=False
+        )
+        run = plan.start()
+        for _ in run:
             for name, each in shares.items():
                 each.append(mixture.share(name).detach())
         chosen = {name: mixture.options[name][int(p.argmax())] for name, p in mixing.items()}
-        return Derived(chosen, mixture.options, {n: torch.stack(s).cpu() for n, s in shares.items()}, tuple(losses))
+        return Derived(chosen, mixture.options, {n: torch.stack(s).cpu() for n, s in shares.items()}, tuple(run.loss))
 
     def outer_loss(self, mixture: Mixture, weights: Weights, batch: TaskBatch) -> tuple[Weights, Tensor]:
         """The adapted weights, and the mean query loss under them, both functions of the mixing weights."""
@@ -220,7 +226,19 @@ class Differentiable:
         adapted = adapt(mixture, start, batch.support_x, batch.support_y, **options)
         if self.order == 1:
             adapted = {name: w.detach() for name, w in adapted.items()}
-        return adapted, task_loss(run(mixture, adapted, batch.query_x), batch.query_y).mean()
+        return adapted, task_loss(Functional(mixture)(adapted, batch.query_x), batch.query_y).mean()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Same:
+    """The same tasks whenever some are drawn."""
+
+    batch: TaskBatch
+
+    def sample(
+        self, n_tasks: int, *, generator: torch.Generator | None = None, device: torch.device | None = None
+    ) -> TaskBatch:
+        return self.batch
 
 
 def options_of(dimension: Choice | Number) -> tuple[Any, ...]:
