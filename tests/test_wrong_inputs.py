@@ -211,6 +211,11 @@ WRONG = {
     "a zero rate": (lambda: fit(lr=0.0), ValueError, "lr must be a positive number"),
     "a negative chunk": (lambda: fit(chunk=-1), ValueError, "chunk must be a positive whole number"),
     "tasks that cannot be drawn": (lambda: fit(tasks=[1, 2]), TypeError, r"tasks must have sample"),
+    "tasks that take no generator": (
+        lambda: fit(tasks=type("Own", (), {"sample": lambda self, n_tasks: SINUSOIDS.sample(n_tasks)})()),
+        TypeError,
+        r"sample\(T, generator=, device=\), but that of Own takes \(n_tasks\)",
+    ),
     "a function for a learner": (lambda: fit(learner=lambda b: b), TypeError, "learner must be a module"),
     "a rate beside a made optimiser": (
         lambda: (lambda m: fit(m, optimizer=torch.optim.SGD(m.parameters(), lr=1.0), lr=1.0))(maml()),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
 import pathlib
 from collections.abc import Callable, Iterator
@@ -209,6 +210,13 @@ def _check_sides(learner: Any, tasks: Any) -> None:
         raise ValueError(f"{type(learner).__name__} has no parameters to train. Judge it at once with mk.evaluate.")
     if not isinstance(tasks, Tasks):
         raise TypeError(f"tasks must have sample(T, generator=, device=), got {type(tasks).__name__}.")
+    try:
+        inspect.signature(tasks.sample).bind(1, generator=None, device=None)
+    except TypeError:
+        raise TypeError(
+            f"tasks are drawn by sample(T, generator=, device=), but that of {type(tasks).__name__} takes "
+            f"{inspect.signature(tasks.sample)}. Add the two, and draw from the generator: a seed is a run."
+        ) from None
 
 
 def _count(name: str, value: Any) -> int | None:
