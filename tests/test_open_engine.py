@@ -396,6 +396,65 @@ def test_a_network_that_hides_its_weights_in_a_function_is_refused():
         mk.MAML(Hidden())(vectors())
 
 
+class Box:
+    def __init__(self, held):
+        self.held = held
+
+
+@pytest.mark.parametrize(
+    "hide",
+    [lambda m: Box(m), lambda m: Box([m]), lambda m: lambda x, layer=m: layer(x), lambda m: (m.weight, m.bias)],
+    ids=["an object", "a list in one", "a default", "a tuple of parameters"],
+)
+def test_weights_hidden_elsewhere_are_refused_too(hide):
+    network = nn.Sequential(nn.Linear(4, 3))
+    network.hidden = hide(network[0])
+    with pytest.raises(ValueError, match="that holds the network's own weights"):
+        mk.MAML(network)(vectors())
+
+
+def test_a_dictionary_that_two_modules_share_is_one_and_nothing_is_written_into_the_networks_own():
+    class Noted(nn.Module):
+        def __init__(self, notes):
+            super().__init__()
+            self.layer, self.notes = nn.Linear(4, 4), notes
+
+        def forward(self, x):
+            self.notes["seen"] = self.notes.get("seen", 0) + self.layer(x)
+            return self.notes["seen"]
+
+    notes = {}
+    network = nn.Sequential(Noted(notes), Noted(notes))
+    network[1].notes = network[0].notes = notes
+    x = torch.randn(1, 3, 4)
+    answer = Functional(network)({}, x)[0]
+    assert notes == {}
+    torch.testing.assert_close(answer, network(x[0]))
+
+
+def test_weight_or_bias_alone_may_be_stacked():
+    x = torch.randn(2, 3, 2, 4, 4)
+    for layer in (mk.nn.Conv2d(2, 4, 3), mk.nn.GroupNorm(1, 2)):
+        for name, p in layer.named_parameters():
+            weights = {name: torch.randn(2, *p.shape)}
+            ours = Functional(layer)(weights, x)
+            for t in range(2):
+                alone = torch.func.functional_call(layer, {name: weights[name][t]}, (x[t],))
+                torch.testing.assert_close(ours[t], alone)
+
+
+def test_group_norm_behind_a_frozen_convolution_trains():
+    network = nn.Sequential(mk.nn.Conv2d(1, 4, 3), mk.nn.GroupNorm(2, 4), mk.nn.Flatten())
+    network[0].requires_grad_(False)
+    assert fit(mk.ProtoNet(network), image_tasks(), steps=2).steps == 2
+
+
+def test_a_head_that_is_tied_to_another_layer_adapts_with_it():
+    network = nn.Sequential(mk.nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4))
+    network[2].weight = network[0].weight
+    assert set(mk.MAML(network, adapt="2").adapted) == {"0.weight", "2.bias"}
+
+
 def test_a_recurrent_layer_by_itself_is_told_what_to_do():
     with pytest.raises(TypeError, match=r"must return a tensor.*got tuple from GRU.*Wrap it"):
         mk.MAML(nn.GRU(4, 3))(vectors())

@@ -27,11 +27,13 @@ def adaptable(model: nn.Module, adapt: str | Iterable[str] | None) -> dict[str, 
     chosen = named
     if adapt is not None:
         layers = [adapt] if isinstance(adapt, str) else list(adapt)
+        every = list(model.named_parameters(remove_duplicate=False))  # tied ones by all of their names
         for layer in layers:
-            if not any(_belongs(name, layer) for name in named):
-                known = sorted({name.rpartition(".")[0] for name in named})
+            if not any(_belongs(name, layer) for name, _ in every):
+                known = sorted({name.rpartition(".")[0] for name, _ in every})
                 raise ValueError(f"adapt names {layer!r}, which has no parameters. The layers are: {', '.join(known)}.")
-        chosen = {name: p for name, p in named.items() if any(_belongs(name, layer) for layer in layers)}
+        wanted = {id(p) for name, p in every if any(_belongs(name, layer) for layer in layers)}
+        chosen = {name: p for name, p in named.items() if id(p) in wanted}
         if not chosen:
             raise ValueError("adapt must name a layer, got none. Leave it out to adapt every layer.")
     unfrozen(chosen)

@@ -92,10 +92,7 @@ def norm_relu_pool(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor
     """
     shape = (x.shape[0], 1, x.shape[2], 1, 1)
     gamma, beta = gamma.to(x.dtype), beta.to(x.dtype)
-    if gamma.dim() == 2:
-        gamma, beta = gamma.view(shape), beta.view(shape)
-    else:
-        gamma, beta = gamma[:, None, None].expand(shape), beta[:, None, None].expand(shape)
+    gamma, beta = (v.view(shape) if v.dim() == 2 else v[:, None, None].expand(shape) for v in (gamma, beta))
     return _NormReluPool.apply(x, gamma, beta, eps, statistics_rows() or x.shape[1])[0]
 
 

@@ -59,8 +59,9 @@ def _convert(layer: Any, dims: int | None) -> tuple[nn.Module, int | None]:
         return layer, dims
     for name, child in modules.items():
         modules[name] = None if child is None else _convert(child, None)[0]
-    if kind is nn.Flatten and dims is not None and (layer.start_dim, layer.end_dim) == (1, -1):
-        return Flatten(dims), 1
+    hooked = layer._forward_hooks or layer._forward_pre_hooks
+    if kind is nn.Flatten and dims is not None and not hooked and (layer.start_dim, layer.end_dim) == (1, -1):
+        return Flatten(dims).train(layer.training), 1
     # The same object, of another class: a module of one's own may hold it by several names.
     layer.__class__ = _counterpart(layer, dims)
     known = dims if kind.__module__.startswith(_KEEPS_DIMS) or isinstance(layer, nn.Linear) else None

@@ -70,10 +70,14 @@ class Conv2d(nn.Conv2d):
         weight, bias = self.weight, self.bias
         if weight.dim() == 4:
             weight = weight.contiguous() if on_gpu(x) else weight
-            y = F.conv2d(to_groups(x.flatten(0, -4)[None]), weight, bias, self.stride, self.padding)
-            return y.unflatten(0, x.shape[:-3])
+            shared = bias if bias is None or bias.dim() == 1 else None
+            y = F.conv2d(to_groups(x.flatten(0, -4)[None]), weight, shared, self.stride, self.padding)
+            y = y.unflatten(0, x.shape[:-3])
+            return y if bias is None or shared is bias else y + bias[:, None, :, None, None]
         y = convolve(x, weight, self.stride[0], int(self.padding[0]))
-        return y if bias is None else y + bias[:, None, :, None, None]
+        if bias is None:
+            return y
+        return y + (bias[:, None, None] if bias.dim() == 1 else bias[:, None, :, None, None])
 
 
 class _OfPictures(nn.Module):

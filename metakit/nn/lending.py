@@ -7,6 +7,7 @@ given the weights, or another mode. So threads may share a network, and a failur
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import logging
 import threading
@@ -25,6 +26,7 @@ _ROW_BY_ROW = {*_ELEMENTWISE, nn.Sequential, nn.Identity}  # of torch's own, wha
 _EVERY_MODULE = frozenset(vars(nn.Module()))  # attributes that all modules have
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 _PLAIN = (int, float, str, bytes, type(None), torch.dtype, torch.device)
+_LOOKED_AT = 100  # things in a container that is searched for hidden weights
 _log = logging.getLogger("metakit")
 
 _known: dict[type[nn.Module], tuple[bool, bool]] = {}
@@ -46,6 +48,7 @@ class _Shadows:
         self.places: dict[str, list[Place]] = {}
         self.written: list[tuple[str, dict[str, Tensor | None]]] = []  # layers whose buffers training could write to
         self._odd: list[tuple[str, dict[str, Any], str]] = []
+        self._held: dict[int, Any] = {}  # copies of lists and dictionaries
         self._tree: dict[int, nn.Module] | None = None
         self.root, self.top = root, self._shadow(root, "")
         for where, attributes, key in self._odd:
@@ -55,10 +58,10 @@ class _Shadows:
         if (done := self.made.get(id(module))) is not None:
             return done
         own = module.__dict__
-        copy: nn.Module = object.__new__(type(module))
-        self.made[id(module)] = copy
+        made: nn.Module = object.__new__(type(module))
+        self.made[id(module)] = made
         fresh = own | {"_parameters": dict(own["_parameters"]), "_compiled_call_impl": None}
-        object.__setattr__(copy, "__dict__", fresh)
+        object.__setattr__(made, "__dict__", fresh)
         for key, p in own["_parameters"].items():
             if p is not None:
                 name = self.names.setdefault(id(p), prefix + key)
@@ -80,7 +83,7 @@ class _Shadows:
         self.mixes = self.mixes or (mixes and not keeps_statistics(module))
         if self.training is not None:
             fresh["training"] = self.training and not keeps_statistics(module)
-        return copy
+        return made
 
     def _keep_buffers(self, module: nn.Module, fresh: dict[str, Any], prefix: str) -> None:
         """Buffers that a forward in training mode might write to are copied, so that it can be told, and lost."""
@@ -95,40 +98,54 @@ class _Shadows:
         if isinstance(value, nn.Module):
             return self._shadow(value, where) if id(value) in self._of_tree() else value
         if isinstance(value, list | dict):
-            if all(isinstance(item, _PLAIN) for item in (value.values() if isinstance(value, dict) else value)):
-                return value
-            items = value.items() if isinstance(value, dict) else enumerate(value)
-            fresh = {key: self._translated(item, where) for key, item in items}
-            held: Any = value.copy() if isinstance(value, dict) else list(fresh.values())
-            for key, item in fresh.items():
-                held[key] = item
-                if isinstance(item, Tensor) and id(item) in self.names:
-                    self.places[self.names[id(item)]].append((held, key))
-            return held
-        if type(value) in (tuple, set, frozenset):
+            return self._held[id(value)] if id(value) in self._held else self._copied(value, where)
+        if type(value) in (tuple, set, frozenset) and not any(id(item) in self.names for item in value):
             return type(value)(self._translated(item, where) for item in value)
         if isinstance(value, functools.partial):
-            return functools.partial(*self._translated((value.func, *value.args), where), **value.keywords)
+            called = self._translated((value.func, *value.args), where)
+            return functools.partial(*called, **self._translated(value.keywords, where))
         if isinstance(value, types.MethodType):
             return types.MethodType(value.__func__, self._translated(value.__self__, where))
-        if isinstance(value, types.FunctionType):
-            self._refuse_closure(value, where)
+        if self.training is None and not isinstance(value, type | Tensor) and _may_hold(value):
+            self._refuse_hidden(value, where)
         return value
 
-    def _refuse_closure(self, function: Any, where: str) -> None:
-        for cell in function.__closure__ or ():
-            held = cell.cell_contents
-            held = held.__self__ if isinstance(held, types.MethodType) else held
-            if id(held) in self._of_tree() or id(held) in self.names:
-                raise ValueError(
-                    f"layer {where[:-1]!r} ({type(self.root).__name__}) keeps a function that holds the network's own "
-                    "weights, where no others can be lent to it. Write it as a method of the module."
-                )
+    def _copied(self, value: Any, where: str) -> Any:
+        """A copy of a list or dictionary, one for all who hold it, with shadows and places for what is in it."""
+        held = self._held[id(value)] = copy.copy(value)
+        for key, item in list(value.items() if isinstance(value, dict) else enumerate(value)):
+            if not isinstance(item, _PLAIN):
+                held[key] = self._translated(item, where)
+                if id(item) in self.names:
+                    self.places[self.names[id(item)]].append((held, key))
+        return held
+
+    def _refuse_hidden(self, value: Any, where: str) -> None:
+        """Refuse a function or object that holds modules or parameters of the tree where none can take their place."""
+        if isinstance(value, types.FunctionType):
+            cells = [cell.cell_contents for cell in value.__closure__ or () if cell != types.CellType()]
+            inside = [*cells, *(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()]
+        else:
+            inside = list(vars(value).values() if hasattr(value, "__dict__") else value)
+        for held in inside:
+            each = held.values() if isinstance(held, dict) else held if isinstance(held, list | tuple) else [held]
+            for item in [held, *each][:_LOOKED_AT]:
+                item = item.__self__ if isinstance(item, types.MethodType) else item
+                if id(item) in self._of_tree() or id(item) in self.names:
+                    raise ValueError(
+                        f"layer {where[:-1]!r} ({type(self.root).__name__}) keeps a {type(value).__name__} that holds "
+                        "the network's own weights, where no others can be lent to it. Write a function as a method of "
+                        "the module, and keep modules in attributes, lists or dictionaries."
+                    )
 
     def _of_tree(self) -> dict[int, nn.Module]:
         if self._tree is None:
             self._tree = {id(module): module for module in self.root.modules()}
         return self._tree
+
+
+def _may_hold(value: Any) -> bool:
+    return hasattr(value, "__dict__") or isinstance(value, tuple | set | frozenset)
 
 
 def _traits(kind: type[nn.Module]) -> tuple[bool, bool]:

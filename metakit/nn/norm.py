@@ -121,7 +121,9 @@ class GroupNorm(nn.GroupNorm):
     def forward(self, x: Tensor) -> Tensor:
         weight, bias = self.weight, self.bias
         rows = x.flatten(0, -4).to(torch.promote_types(x.dtype, weight.dtype))
-        if weight.dim() == 1:
+        if not rows.requires_grad:  # torch 2.13 crashes on a CPU where then the channel lies innermost
+            rows = rows.contiguous()
+        if weight.dim() == bias.dim() == 1:
             z = F.group_norm(rows, self.num_groups, weight, bias, self.eps)
             return z.to(x.dtype).view(x.shape)
         z = F.group_norm(rows, self.num_groups, eps=self.eps).view(x.shape)
