@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 import math
 import pathlib
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -179,6 +180,8 @@ class Training:
                 # Step 7: repeat until the target is met or the steps are spent.
             except GeneratorExit:  # whoever stepped through it has seen enough
                 run.stop()
+                if sys.is_finalizing():  # where nothing can be copied or written any more
+                    return
         state.end(self.checkpoint, keep_best=self.keep == "best")
 
     def _adjust(self, run: Run, state: State, outer_step: OuterStep) -> str:
