@@ -117,7 +117,8 @@ class Learned:
         given = query_x[None] if self._single else query_x
         check_tasks(batch.support_x, batch.support_y, given)
         with torch.no_grad():
-            answers = self._learner.answer(self._known, _asked(batch.support_x, batch.support_y, given), "inductive")
+            asked = _asked(batch.support_x, batch.support_y, given, batch.ways)
+            answers = self._learner.answer(self._known, asked, "inductive")
         return answers[0] if self._single else answers
 
 
@@ -180,12 +181,12 @@ def _unanswered(support_x: Tensor, support_y: Tensor, query_x: Tensor) -> tuple[
     if single:
         support_x, support_y, query_x = support_x[None], support_y[None], query_x[None]
     check_tasks(support_x, support_y, query_x)
-    return _asked(support_x, support_y, query_x), single
-
-
-def _asked(support_x: Tensor, support_y: Tensor, query_x: Tensor) -> TaskBatch:
-    unknown = support_y.new_zeros(query_x.shape[:2] + support_y.shape[2:])
     ways = None if support_y.is_floating_point() else check_classes(support_y)
+    return _asked(support_x, support_y, query_x, ways), single
+
+
+def _asked(support_x: Tensor, support_y: Tensor, query_x: Tensor, ways: int | None) -> TaskBatch:
+    unknown = support_y.new_zeros(query_x.shape[:2] + support_y.shape[2:])
     return TaskBatch.trusted(support_x, support_y, query_x, unknown, ways=ways)
 
 
