@@ -4,10 +4,35 @@ tasks.sample(T) -> TaskBatch -> learner(batch) -> losses [T] -> fit(...) -> eval
 """
 
 from metakit import contracts, data, models, nn, recipes, search, tasks
-from metakit.inner import SGD, Adam, Clipped, Decayed, LearnedSGD, Momentum, RMSProp, adapt
+from metakit.inner import (
+    SGD,
+    Adam,
+    Clipped,
+    Decayed,
+    Hypergradient,
+    LearnedOptimizer,
+    LearnedSGD,
+    Momentum,
+    RMSProp,
+    adapt,
+    hypergradient,
+)
 from metakit.judging import Comparison, Evaluation, compare, evaluate
-from metakit.learners import MAML, FineTune, Matching, MultiStep, NearestNeighbour, ProtoNet, Reptile, Ridge
-from metakit.outer import DivergedError, History, Run, Training, fit
+from metakit.learners import (
+    MAML,
+    ConjugateGradients,
+    FineTune,
+    ImplicitMAML,
+    Matching,
+    MultiStep,
+    NearestNeighbour,
+    ProtoNet,
+    Reptile,
+    Ridge,
+    Tuned,
+    Unroll,
+)
+from metakit.outer import DivergedError, Evolution, History, PersistentEvolution, Run, Training, Truncated, fit
 from metakit.saving import load, save, saved
 from metakit.tasks.batch import TaskBatch
 
@@ -18,16 +43,22 @@ __all__ = [
     "Adam",
     "Clipped",
     "Comparison",
+    "ConjugateGradients",
     "Decayed",
     "DivergedError",
     "Evaluation",
+    "Evolution",
     "FineTune",
     "History",
+    "Hypergradient",
+    "ImplicitMAML",
+    "LearnedOptimizer",
     "LearnedSGD",
     "Matching",
     "Momentum",
     "MultiStep",
     "NearestNeighbour",
+    "PersistentEvolution",
     "ProtoNet",
     "RMSProp",
     "Reptile",
@@ -35,12 +66,16 @@ __all__ = [
     "Run",
     "TaskBatch",
     "Training",
+    "Truncated",
+    "Tuned",
+    "Unroll",
     "adapt",
     "compare",
     "contracts",
     "data",
     "evaluate",
     "fit",
+    "hypergradient",
     "load",
     "models",
     "nn",

@@ -51,6 +51,29 @@ class Counted(Protocol):
 
 
 @runtime_checkable
+class Jobs(Batch, Protocol):
+    """T training jobs: a start, the loss at each step, and the loss on other rows. ``TrainingJobs`` draws such batches.
+
+    ``k`` is the number of the step, whose rows are meant; ``None`` means all rows.
+    """
+
+    @property
+    def start(self) -> Weights: ...
+
+    def losses(self, weights: Weights, k: int | None, /) -> Tensor: ...
+
+    def judged(self, weights: Weights, k: int | None, /) -> Tensor: ...
+
+
+@runtime_checkable
+class Lasting(Protocol):
+    """Jobs that say how long they shall be trained: a share, 0 to 1, of the way from the shortest to the longest."""
+
+    @property
+    def length(self) -> float: ...
+
+
+@runtime_checkable
 class Tasks(Protocol):
     """A distribution of tasks. The same generator state draws the same tasks."""
 
@@ -147,6 +170,26 @@ class Sized(Protocol):
     def tasks_at_once(self, batch: Any, /, *, training: bool) -> int | None: ...
 
 
+@runtime_checkable
+class Unrolled(Protocol):
+    """A learner whose inner loop can be gone through in stretches: what truncation and persistent evolution work on.
+
+    ``advance`` goes so many steps on from a state and gives the losses over them; a state is tensors and plain values
+    in dictionaries, with ``"k"``, the steps done, and ``"steps"``, those to do in all.
+    """
+
+    def start(self, batch: Any, /) -> dict[str, Any]: ...
+
+    def advance(self, batch: Any, state: dict[str, Any], stretch: int, /) -> tuple[Tensor, dict[str, Any]]: ...
+
+
+@runtime_checkable
+class Capped(Protocol):
+    """A learner whose losses end at a greatest one, which means that the inner loop of that task has diverged."""
+
+    cap: float
+
+
 def losses_of(learner: Any, batch: Any) -> Tensor:
     """What a learner makes of a batch, if it is one loss per task."""
     losses = learner(batch)
@@ -227,12 +270,14 @@ class Estimate:
         carry: what the next estimate goes on from, tensors and plain values in dictionaries, lists and tuples; with it
             the outer loop keeps the batch for another move. ``None``: the batch is done with, a new one is drawn.
         size: a number that is finite if all gradients are, if it was worked out beside them.
+        diverged: how many of the tasks had an inner loop that diverged, if the learner's losses tell (``Capped``).
     """
 
     loss: Tensor
     grads: Sequence[Tensor | None]
     carry: Any = None
     size: Tensor | None = None
+    diverged: Tensor | None = None
 
 
 class Estimator(Protocol):

@@ -17,6 +17,7 @@ FLOORS = {
     "randomness": 1,
     "threads": 1,
     "saving": 1.5,
+    "losses": 1.7,
     "nn": 2,
     "models": 3,
     "data": 3,

@@ -13,6 +13,7 @@ import typer
 import metakit as mk
 from metakit.cli import common
 from metakit.cli.common import CLASSES, Checkpoint, Classes, Data, Device, Points, Resume, Seed, TestTasks
+from metakit.recipes import optimizer as recipe
 
 train = typer.Typer(no_args_is_help=True, help="Meta-train a learner and print its scores on unseen tasks.")
 
@@ -100,20 +101,21 @@ class Run:
     save: Save = None
     test_tasks: TestTasks = 600
 
-    def train(self, learner: torch.nn.Module, tasks: Any, *, steps: int) -> None:
-        """Train, for so many steps unless it was said how long, tell how it went, and keep the learner."""
+    def train(self, learner: torch.nn.Module, tasks: Any, *, steps: int, kept: Any = None, **others: Any) -> None:
+        """Train, for so many steps unless it was said how long, tell how it went, and keep the learner, or a part."""
         options = vars(self) | {"device": common.device_of(self.device)}
         options["compile"] = self.compile or options["device"].startswith("cuda")
         if self.steps is None and self.minutes is None:
             options["steps"] = steps
         save, _ = options.pop("save"), options.pop("test_tasks")
-        history = mk.fit(learner, tasks, **options)
+        history = mk.fit(learner, tasks, **options | others)
         rate = history.steps / max(history.seconds, 1e-9)
         done = f"{history.steps} outer step{'s' * (history.steps != 1)} in {history.seconds:.0f} s"
         typer.echo(f"{done} ({rate:.1f} a second): {history.ended}.")
         if save is not None:
-            mk.save(learner, save)
-            typer.echo(f"The learner is in {save}: {save.stat().st_size / 1e6:.2f} MB.")
+            mk.save(learner if kept is None else kept, save)
+            what = "learner" if kept is None else "rule"
+            typer.echo(f"The {what} is in {save}: {save.stat().st_size / 1e6:.2f} MB.")
         learner.eval()
 
 
@@ -125,7 +127,24 @@ class Images:
     augment: Augmented = False
 
 
+class Rule(enum.StrEnum):
+    """Learned optimisers by name."""
+
+    mlp = "mlp"
+    lstm = "lstm"
+
+
+class Gradient(enum.StrEnum):
+    """Estimators of the meta-gradient by name."""
+
+    full = "full"
+    truncated = "truncated"
+    es = "es"
+    pes = "pes"
+
+
 _CURVES, _MAML = Run(), Method()
+_JOBS = Run(**{name: recipe.OPTIONS[name] for name in ("meta_batch", "lr", "schedule")}, test_tasks=50)
 _PICTURES, _PROTONET, _IMAGES = Run(meta_batch=4), Method(learner=Kind.protonet, inner_lr=0.4), Images()
 
 
@@ -170,6 +189,27 @@ def glyphs(
     """N-way K-shot on invented alphabets: nothing to download, judged on alphabets not trained on."""
     parts = common.glyphs(alphabets, 28, seed=run.seed)
     _train_on(parts, method, classes, images, run)
+
+
+@train.command()
+@common.terminal
+def optimizer(
+    kind: Annotated[Rule, typer.Option(help="The network of each weight.")] = Rule.mlp,
+    estimator: Annotated[Gradient, typer.Option(help="How the meta-gradient is got.")] = Gradient.full,
+    run: Run = _JOBS,
+) -> None:
+    """A learned optimiser, on invented jobs; then ``mk.load(FILE).optimizer(parameters, steps=N)`` in any loop."""
+    torch.manual_seed(run.seed)
+    rule = mk.LearnedOptimizer(kind.value)
+    learner, jobs = mk.Unroll(rule, steps=recipe.STEPS), recipe.invented_jobs()
+    if run.steps is None and run.minutes is None:
+        run = dataclasses.replace(run, minutes=10.0)
+    others = {"clip": recipe.OPTIONS["clip"], "estimator": estimator.value, "compile": False}
+    run.train(learner, jobs, steps=1000, kept=rule, **others)
+    rivals = {"learned": learner, "Adam, tuned per job": mk.Tuned(steps=recipe.STEPS[1])}
+    unseen = recipe.invented_jobs(seed=1)
+    typer.echo(f"Loss on other rows after {recipe.STEPS[1]} steps, unseen jobs")
+    typer.echo(str(mk.compare(rivals, unseen, n_tasks=run.test_tasks, seeds=1, reference="Adam, tuned per job")))
 
 
 def _train_on(parts: Any, method: Method, classes: Classes, images: Images, run: Run) -> None:

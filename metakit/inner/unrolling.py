@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from metakit.contracts import InnerStep, Loss, Rule, Weights
-from metakit.inner.losses import task_loss, task_losses
+from metakit.losses import task_loss, task_losses
 from metakit.nn.lending import Functional
 
 

@@ -31,9 +31,10 @@ class Evaluation:
         accuracy: share of query rows answered rightly, ``[n_tasks, stages]`` in 0..1, where there are right ones.
         protocol: ``"transductive"`` if the rows of a task were answered together, else ``"inductive"``; ``"unstated"``
             of a learner that does not say.
-        others: scores of other measures, alike; if there are any, the first one is the headline.
+        others: scores of other measures, alike.
         axis: what the stages count.
         at: the count at which each stage stands; 0, 1, ... when left out.
+        headline: the measure that comes first; one of the others, if there are any, when left out.
 
     Example:
         >>> result = Evaluation(torch.tensor([[2.0, 1.0], [4.0, 1.0]]), None, "inductive")
@@ -47,6 +48,7 @@ class Evaluation:
     others: Mapping[Measure, Tensor] = dataclasses.field(default_factory=dict)
     axis: str = "inner steps"
     at: Sequence[int] = ()
+    headline: Measure | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "at", tuple(self.at) or tuple(range(self.score.shape[1])))
@@ -55,7 +57,9 @@ class Evaluation:
     def scores(self) -> dict[Measure, Tensor]:
         """All scores by their measure, the headline first."""
         named = {ACCURACY: self.accuracy, LOSS: self.loss}
-        return {**self.others, **{measure: score for measure, score in named.items() if score is not None}}
+        every = {**self.others, **{measure: score for measure, score in named.items() if score is not None}}
+        first = {} if self.headline is None else {self.headline: every[self.headline]}
+        return first | every
 
     @property
     def measure(self) -> Measure:
@@ -151,10 +155,11 @@ def evaluate(
                     at, scores = zip(*judged(reader, piece, steps, protocol), strict=True)
                 found.append({m: torch.stack([stage[m] for stage in scores], 1).cpu() for m in scores[0]})
                 bar.update(len(piece))
+    headline = next(iter(found[0]))
     whole_scores = {measure: torch.cat([part[measure] for part in found]) for measure in found[0]}
     loss, accuracy = whole_scores.pop(LOSS, None), whole_scores.pop(ACCURACY, None)
     axis = learner.axis if isinstance(learner, Judged) else ""
-    return Evaluation(loss, accuracy, stated(learner, protocol), whole_scores, axis, at)
+    return Evaluation(loss, accuracy, stated(learner, protocol), whole_scores, axis, at, headline)
 
 
 def judged(learner: Learner, batch: Batch, steps: int | None, protocol: str) -> Iterator[tuple[int, Scores]]:

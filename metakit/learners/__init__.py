@@ -12,14 +12,20 @@ from metakit.learners.common import PROTOCOLS, Learned, Supervised, answer_batch
 from metakit.learners.embedded import Embedded
 from metakit.learners.finetune import FineTune
 from metakit.learners.gradient import MAML, Reptile
+from metakit.learners.implicit import ImplicitMAML
 from metakit.learners.metric import Matching, ProtoNet
 from metakit.learners.multistep import MultiStep
+from metakit.learners.unroll import TRAINING_LOSS, Unroll
+from metakit.learners.yardsticks import ConjugateGradients, Scheduled, Tuned
 
 __all__ = [
     "MAML",
     "PROTOCOLS",
+    "TRAINING_LOSS",
+    "ConjugateGradients",
     "Embedded",
     "FineTune",
+    "ImplicitMAML",
     "Learned",
     "Matching",
     "MultiStep",
@@ -27,7 +33,10 @@ __all__ = [
     "ProtoNet",
     "Reptile",
     "Ridge",
+    "Scheduled",
     "Supervised",
+    "Tuned",
+    "Unroll",
     "answer_batch",
     "check_protocol",
     "chunk_size",

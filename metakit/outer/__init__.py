@@ -5,9 +5,21 @@ Each outer step *estimates* the meta-gradient of a batch of tasks, *combines* wh
 """
 
 from metakit.outer.estimate import direct
+from metakit.outer.evolution import Evolution, PersistentEvolution, Truncated
 from metakit.outer.fit import fit
 from metakit.outer.run import DivergedError, History, Run
 from metakit.outer.step import OuterStep
 from metakit.outer.training import Training
 
-__all__ = ["DivergedError", "History", "OuterStep", "Run", "Training", "direct", "fit"]
+__all__ = [
+    "DivergedError",
+    "Evolution",
+    "History",
+    "OuterStep",
+    "PersistentEvolution",
+    "Run",
+    "Training",
+    "Truncated",
+    "direct",
+    "fit",
+]

@@ -27,7 +27,14 @@ def direct(learner: Learner, parameters: Mapping[str, Tensor], batch: Batch, car
         [torch.Size([1, 1]), torch.Size([1])]
     """
     with torch.enable_grad():
-        loss = losses_of(learner, batch).mean()
+        losses = losses_of(learner, batch)
+        loss = losses.mean()
         grads = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
     found = [grad.detach() for grad in grads if grad is not None]
-    return Estimate(loss.detach(), grads, size=torch.stack(torch._foreach_norm(found)).sum() if found else None)
+    size = torch.stack(torch._foreach_norm(found)).sum() if found else None
+    return Estimate(loss.detach(), grads, size=size, diverged=diverged(learner, losses))
+
+
+def diverged(learner: Any, losses: Tensor) -> Tensor | None:
+    """How many of the tasks reached the greatest loss, of a learner that has one."""
+    return (losses.detach() >= learner.cap).sum() if hasattr(learner, "cap") else None

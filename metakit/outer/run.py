@@ -21,6 +21,7 @@ class History:
             ``"stopped"`` or ``"interrupted"``.
         seconds: time spent in this run and, if it was resumed, before.
         measure: what the score of a validation says.
+        diverged: inner loops that diverged and were counted by the greatest loss, in all; of learners with a ``cap``.
         state: all that the run can go on from: ``fit(..., resume=history)``.
     """
 
@@ -29,6 +30,7 @@ class History:
     ended: str
     seconds: float
     measure: Measure = LOSS
+    diverged: float = 0.0
     state: Mapping[str, Any] | None = dataclasses.field(default=None, repr=False, compare=False)
 
     @property
@@ -59,7 +61,7 @@ class Run:
         self.steps, self.minutes = steps, minutes
         self.loss: list[float] = []
         self.validation: list[tuple[int, float, float]] = []
-        self.measure = LOSS
+        self.measure, self.diverged = LOSS, 0.0
         self.ended = ""
         self.started = time.perf_counter()
         self.state: Mapping[str, Any] | None = None
@@ -104,5 +106,6 @@ class Run:
         return History(
             *(tuple(self.loss), tuple(self.validation), self.ended, self.seconds),
             measure=self.measure,
+            diverged=self.diverged,
             state=self.state,
         )

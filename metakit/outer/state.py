@@ -93,6 +93,7 @@ class State:
             "loss": run.loss,
             "validation": run.validation,
             "measure": measure,
+            "diverged": run.diverged,
             "seconds": run.seconds,
         }
 
@@ -136,6 +137,7 @@ class State:
         self.dice.state = [content["torch_generator"], *content.get("cuda_generator", [])]
         run.loss, run.validation = list(content["loss"]), [tuple(entry) for entry in content["validation"]]
         run.measure = Measure(**content["measure"]) if "measure" in content else run.measure
+        run.diverged = content.get("diverged", 0.0)
         run.started -= content["seconds"]
 
     def _check(self, content: dict[str, Any], source: str) -> None:

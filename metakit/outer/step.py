@@ -7,27 +7,41 @@ import ctypes
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from metakit.checks import choice
 from metakit.contracts import Combine, Estimate, Estimator, pieces
 from metakit.outer.compiled import Compiled
 from metakit.outer.estimate import direct
+from metakit.outer.evolution import Evolution, PersistentEvolution, Truncated
 from metakit.threads import threads_for_batch
+
+_NAMED: dict[str, Callable[[], Estimator]] = {
+    "full": lambda: direct,
+    "truncated": Truncated,
+    "es": Evolution,
+    "pes": PersistentEvolution,
+}
+
+
+def named_estimator(estimator: Any) -> Estimator | None:
+    """The estimator of this name, or the one given."""
+    return _NAMED[choice("estimator", estimator, _NAMED)]() if isinstance(estimator, str) else estimator
 
 
 class OuterStep:
     """``w <- optimiser(w, grad_w mean_t loss_t(w))`` for a batch of T tasks, a chunk of tasks at a time.
 
     After a call ``finite`` says whether loss and gradient were; if not, the weights were left as they are. ``carry`` is
-    what the estimator left for another move on the same batch, or ``None``.
+    what the estimator left for another move on the same batch, or ``None``; ``diverged`` how many inner loops diverged.
 
     Arguments:
         learner, optimizer: what is trained, and what moves its parameters.
-        estimator: how the meta-gradient is got; by autograd when left out.
+        estimator: how the meta-gradient is got, by name or a ``contracts.Estimator``; by autograd when left out.
         combine: changes the estimate of the whole batch before the move.
         compile: have the direct estimate compiled or recorded.
         chunk: tasks at a time; as many as the learner wants when left out.
@@ -40,18 +54,19 @@ class OuterStep:
         learner: nn.Module,
         optimizer: torch.optim.Optimizer,
         *,
-        estimator: Estimator | None = None,
+        estimator: Estimator | str | None = None,
         combine: Combine | None = None,
         compile: bool = False,
         chunk: int | None = None,
         autocast: torch.dtype | None = None,
         clip: float | None = None,
     ) -> None:
+        estimator = named_estimator(estimator)
         if compile and estimator is not None:
             raise ValueError("compile=True is for the direct estimate, and estimator= was given. Leave one out.")
         self.learner, self.optimizer, self.chunk, self.autocast = learner, optimizer, chunk, autocast
         self.parameters = {name: p for name, p in learner.named_parameters() if p.requires_grad}
-        self.finite, self.clip, self.carry = True, clip, None
+        self.finite, self.clip, self.carry, self.diverged = True, clip, None, 0.0
         self._estimate: Estimator = estimator or (Compiled() if compile else direct)
         self._combine, self._whole = combine, compile
         if all(p.device.type == "cpu" for p in self.parameters.values()):
@@ -64,6 +79,7 @@ class OuterStep:
             if self._combine is not None:
                 found = self._combine(found)
             loss = float(found.loss.detach())
+            self.diverged = 0.0 if found.diverged is None else float(found.diverged)
             self.carry, self.finite = found.carry, math.isfinite(loss) and _is_finite(found)
             if self.finite:
                 self._move(found)
@@ -124,7 +140,12 @@ def _added(total: Estimate | None, found: Estimate, share: float, parameters: Ma
         if grad is not None:
             before = sums[i]
             sums[i] = (torch.zeros_like(parameter) if before is None else before).add_(grad, alpha=share)
-    return Estimate(share * found.loss + (0 if total is None else total.loss), sums)
+    far = [each.diverged for each in (total, found) if each is not None and each.diverged is not None]
+    return Estimate(
+        share * found.loss + (0 if total is None else total.loss),
+        sums,
+        diverged=torch.stack(far).sum() if far else None,
+    )
 
 
 def _in_layout(grad: Tensor, parameter: Tensor) -> Tensor:

@@ -52,7 +52,9 @@ class Training:
             (``torch.autocast``); weights, optimiser and losses stay as they are. Faster where the processor has
             instructions for it, and with an error of some thousandths in each product.
         clip: greatest length of the meta-gradient, over all parameters together; longer ones are shortened to it.
-        estimator: how the meta-gradient is got, a ``metakit.contracts.Estimator``; by autograd when left out.
+        estimator: how the meta-gradient is got: ``"full"`` (autograd, as when left out), ``"truncated"``, ``"es"``
+            (evolution strategies), ``"pes"`` (persistent ones), or any ``metakit.contracts.Estimator``, such as
+            ``mk.Evolution(sigma=0.1)``.
         combine: changes the estimate of the whole batch before the optimiser moves, ``Estimate -> Estimate``: sums it
             over ranks, for one.
         progress: show a bar with loss and rate once the run takes over two seconds.
@@ -103,7 +105,7 @@ class Training:
     compile: bool = False
     autocast: torch.dtype | None = None
     clip: float | None = None
-    estimator: Estimator | None = None
+    estimator: Estimator | str | None = None
     combine: Combine | None = None
     progress: bool = True
     target: float | None = None
@@ -149,7 +151,7 @@ class Training:
         optimizer = _optimizer(self.learner, self.optimizer, self.lr)
         timed, run = self.minutes is not None, Run(self.steps, self.minutes)
         schedule = None if self.schedule is None else Schedule(self.schedule, optimizer, steps=self.steps, timed=timed)
-        carries = self.estimator is not None
+        carries = self.estimator not in (None, "full")
         state = State(
             *(self.learner, optimizer, schedule, run, self.tasks, self.meta_batch, self.seed, place), carries=carries
         )
@@ -170,6 +172,7 @@ class Training:
                         # Steps 3 and 4: learn each task with the learner as it is (the inner loop), and improve it.
                         loss = outer_step(batch, state.carry)
                     run.loss.append(_finite(loss, outer_step, run))
+                    run.diverged += outer_step.diverged
                     bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
                     bar.update()
                     spent = self._adjust(run, state, outer_step)

@@ -7,17 +7,23 @@ from metakit.data.glyphs import Glyphs
 from metakit.data.labelled import LabelledData
 from metakit.tasks.disjoint import check_disjoint
 from metakit.tasks.episodes import Episodes
+from metakit.tasks.jobs import JobBatch, Quadratics, TrainingJobs
 from metakit.tasks.pooled import Pooled
 from metakit.tasks.regression import LinearRegression, Sinusoids
+from metakit.tasks.tables import InventedTables
 
 __all__ = [
     "Augment",
     "Episodes",
     "Glyphs",
+    "InventedTables",
+    "JobBatch",
     "LabelledData",
     "LinearRegression",
     "Pooled",
+    "Quadratics",
     "Sinusoids",
+    "TrainingJobs",
     "check_disjoint",
     "digits",
     "kmeans",

@@ -1,0 +1,189 @@
+"""The update rule itself, learned: a small network makes each weight's move from what a training loop can see."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from metakit.checks import choice, real, whole
+from metakit.contracts import InnerStep, Weights
+from metakit.inner.applied import Applied
+from metakit.inner.coordinates import CoordinateLSTM
+from metakit.inner.tensors import Tensors
+from metakit.saving import saved
+
+_DECAYS, _SQUARE_DECAYS = (0.5, 0.9, 0.99), (0.95, 0.999)
+_SMALL = 1e-20  # under a root: far below the square of any gradient that matters, so that scales cancel
+_PER_WEIGHT, _PER_TENSOR = 6, 14  # what the networks see
+_MOST = 5.0  # features of a weight beyond it are cut off
+_AT_ONCE = 1 << 15  # weights whose features are held at once where no graph is kept: they stay in the cache
+
+State = dict[str, Tensor]
+
+
+@saved
+class LearnedOptimizer(nn.Module):
+    """An inner rule that is learned: ``w <- w - a (c_1 d_1 + c_2 d_2 + c_3 d_3 + f(features of the weight)) - a b w``.
+
+    ``d_i = m_i / sqrt(v)`` are the directions that Adam would take with decays 0.5, 0.9 and 0.99. For each tensor a
+    network of its own, the controller, sets the rate a, the mixture c and the weight decay b; for each weight the small
+    network f adds to the direction. Both begin at zero, where the rule is Adam. They see ratios alone (gradient and
+    momenta over the root of the second moment, weights over their own size, the share of the training done), so that a
+    loss counted in other units is trained by the same steps.
+
+    ``kind="lstm"`` is the classic one: two layers of LSTM, the same for each weight, with a state of its own.
+
+    Trained by ``fit`` inside ``Unroll``; used in any loop as a ``torch.optim.Optimizer`` by :meth:`optimizer`.
+
+    Arguments:
+        kind: ``"mlp"`` or ``"lstm"``.
+        lr: the rate that it begins with.
+        hidden: units of the network for each weight.
+        controls: units of the controller.
+
+    Raises:
+        ValueError: if the kind is neither, or a number is out of its range.
+
+    Example:
+        >>> rule, w = LearnedOptimizer(lr=0.1), {"w": torch.ones(1, 3)}
+        >>> now = InnerStep(w, {"w": torch.tensor([[2.0, -3.0, 0.5]])}, k=0, steps=10)
+        >>> rule.step(now, rule.init_state(w))[0]["w"].round(decimals=2)  # the first step of Adam
+        tensor([[0.9000, 1.1000, 0.9000]])
+
+    Source: features and controller after Metz et al. 2020 and 2022, hypernetwork and per-weight network; the LSTM after
+    Andrychowicz et al. 2016, section 2.1.
+    """
+
+    trained_steps: Tensor
+
+    def __init__(self, kind: str = "mlp", *, lr: float = 0.01, hidden: int = 6, controls: int = 16) -> None:
+        super().__init__()
+        self.kind = choice("kind", kind, ("mlp", "lstm"))
+        self.lr = real("lr", lr, above=0.0)
+        self.hidden, self.controls = whole("hidden", hidden), whole("controls", controls)
+        self.core: Any = CoordinateLSTM() if kind == "lstm" else _PerWeight(self.lr, self.hidden, self.controls)
+        self.register_buffer("trained_steps", torch.zeros((), dtype=torch.int64))
+
+    def init_state(self, weights: Weights) -> State:
+        return self.core.begin(_side_by_side(weights))
+
+    def step(self, now: InnerStep, state: State) -> tuple[Weights, State]:
+        shapes = {name: w.shape[1:] for name, w in now.weights.items()}
+        flat = _side_by_side(now.weights)
+        tensors = Tensors.of(list(shapes.values()), flat)
+        after, state = self.core.move(flat, _side_by_side(now.grads), state, now.k, now.steps, tensors)
+        parts = after.split(tensors.sizes, 1)
+        return {name: part.unflatten(1, shapes[name]) for name, part in zip(shapes, parts, strict=True)}, state
+
+    def optimizer(self, parameters: Iterable[Any], *, steps: int, lr: float = 1.0) -> Applied:
+        """This rule as a ``torch.optim.Optimizer`` for anybody's training loop; see ``Applied``.
+
+        Arguments:
+            parameters: as for any optimiser of ``torch.optim``: tensors, or groups of them.
+            steps: steps that the training will take; the rule warms up and cools down over them.
+            lr: what its moves are multiplied by; a scheduler may change it.
+        """
+        return Applied(self, parameters, steps=steps, lr=lr)
+
+    def extra_repr(self) -> str:
+        sizes = f", lr={self.lr}, hidden={self.hidden}, controls={self.controls}" if self.kind == "mlp" else ""
+        return f"kind={self.kind!r}{sizes}"
+
+
+class _PerWeight(nn.Module):
+    """The controller of each tensor, and the small network of each weight."""
+
+    def __init__(self, lr: float, hidden: int, controls: int) -> None:
+        super().__init__()
+        self.log_rate = nn.Parameter(torch.tensor(math.log(lr)))
+        self.controller = nn.Sequential(nn.Linear(_PER_TENSOR, controls), nn.Tanh(), nn.Linear(controls, 5))
+        self.inside = nn.Parameter(torch.randn(hidden, _PER_WEIGHT) / _PER_WEIGHT**0.5)
+        self.inside_bias = nn.Parameter(torch.zeros(hidden, 1))
+        self.outside = nn.Parameter(torch.zeros(1, hidden))
+        for tensor in self.controller[2].parameters():
+            nn.init.zeros_(tensor)
+
+    def begin(self, w: Tensor) -> State:
+        return {"m": w.new_zeros(len(w), 3, w.shape[1]), "v": w.new_zeros(len(w), 2, w.shape[1])}
+
+    def move(
+        self, w: Tensor, g: Tensor, state: State, k: int, steps: int | None, tensors: Tensors
+    ) -> tuple[Tensor, State]:
+        """Weights ``[T, N]`` and their gradients to the weights after step k."""
+        first, second = (g.new_tensor(decays)[:, None] for decays in (_DECAYS, _SQUARE_DECAYS))
+        m = first * state["m"] + (1 - first) * g[:, None]
+        v = second * state["v"] + (1 - second) * g.square()[:, None]
+        seen = torch.cat([m.square(), (g * m[:, 1])[:, None], v, w.square()[:, None]], 1)
+        means = tensors.means(seen)
+        told, size = self.controls(means, k, steps, tensors), means[:, 6:]
+        early, late = (1 / (1 - decays ** (k + 1)) for decays in (first, second))
+        root = (v[:, 1:] * late[1] + _SMALL).rsqrt()
+        fast = (v[:, :1] * late[0] + _SMALL).sqrt()
+        rows = [m * early * root, g[:, None] * root, fast * root, w[:, None] * tensors.spread((size + _SMALL).rsqrt())]
+        features = torch.cat(rows, 1)
+        own = self.outside @ torch.relu(self.inside @ features.clamp(-_MOST, _MOST) + self.inside_bias)
+        told = tensors.spread(told)
+        mixed = (features[:, :3] * told[:, 1:4]).sum(1)
+        return w - mixed - told[:, 0] * own[:, 0] - told[:, 4] * w, {"m": m, "v": v}
+
+    def move_(self, w: Tensor, g: Tensor, state: State, k: int, steps: int, tensors: Tensors, lr: float) -> None:
+        """``move`` for one tensor ``[1, N]``, in place, a piece at a time that stays in the processor's cache."""
+        m, v, sums = state["m"][0], state["v"][0], w.new_zeros(7)
+        size = min(_AT_ONCE, w.shape[1])
+        room, units = w.new_empty(_PER_WEIGHT + 2, size), w.new_empty(len(self.inside), size)
+        pieces = [slice(begin, begin + size) for begin in range(0, w.shape[1], size)]
+        for piece in pieces:
+            here, grad, momenta, squares = w[0, piece], g[0, piece], m[:, piece], v[:, piece]
+            square = torch.mul(grad, grad, out=room[0, : len(here)])
+            for row, decay in zip(momenta, _DECAYS, strict=True):
+                row.lerp_(grad, 1 - decay)
+            for row, decay in zip(squares, _SQUARE_DECAYS, strict=True):
+                row.lerp_(square, 1 - decay)
+            dots = [row.dot(row) for row in momenta]
+            sums += torch.stack([*dots, grad.dot(momenta[1]), squares[0].sum(), squares[1].sum(), here.dot(here)])
+        means = (sums / w.shape[1])[None, :, None]
+        told = (lr * self.controls(means, k, steps, tensors))[0]
+        scale = (means[:, 6:] + _SMALL).rsqrt()[0]
+        early, late = ([1 / (1 - decay ** (k + 1)) for decay in decays] for decays in (_DECAYS, _SQUARE_DECAYS))
+        columns, mixture, outside = w.new_tensor(early)[:, None], told[1:4].mT, told[0] * self.outside
+        for piece in pieces:
+            here, features = w[0, piece], room[:, : w[0, piece].shape[0]]
+            root, move = features[6], features[7]
+            torch.mul(v[1, piece], late[1], out=root).add_(_SMALL).rsqrt_()
+            torch.mul(m[:, piece], root, out=features[:3]).mul_(columns)
+            torch.mul(g[0, piece], root, out=features[3])
+            torch.mul(v[0, piece], late[0], out=features[4]).add_(_SMALL).sqrt_().mul_(root)
+            torch.mul(here, scale[0], out=features[5])
+            torch.mm(mixture, features[:3], out=move[None])
+            seen = features[:_PER_WEIGHT].clamp_(-_MOST, _MOST)
+            inside = torch.addmm(self.inside_bias, self.inside, seen, out=units[:, : len(here)]).relu_()
+            move[None].addmm_(outside, inside)
+            here.mul_(1 - told[4]).sub_(move)
+
+    def controls(self, means: Tensor, k: int, steps: int | None, tensors: Tensors) -> Tensor:
+        """Rate, mixture and decay of each tensor, ``[T, 5, P]``, from means over it, ``[T, 7, P]``.
+
+        The means are of the squared momenta, of gradient times momentum, of the second moments and of squared weights.
+        """
+        early, late = ([1 / (1 - decay ** (k + 1)) for decay in decays] for decays in (_DECAYS, _SQUARE_DECAYS))
+        units = means.new_tensor([*(x * x for x in early), early[1], *late])[:, None]
+        of_grads, size = means[:, :6] * units + _SMALL, means[:, 6:]
+        against = of_grads / of_grads[:, 5:]  # everything in units of the slow second moment
+        grown = ((size + _SMALL).log() + 5 * tensors.about[:, 0]) / 6
+        seen = [(against[:, :3] + 1e-6).log() / 3, against[:, 3:4], against[:, 4:5].log(), grown]
+        share = k / (steps or max(k, 1))
+        clock = [share, math.cos(math.pi * share), math.log1p(k) / 5, math.log(steps or max(k, 1)) / 5]
+        time = means.new_tensor(clock).expand(len(means), len(tensors.sizes), 4)
+        about = tensors.about.expand(len(means), -1, -1)
+        told = self.controller(torch.cat([torch.cat(seen, 1).mT, time, about], -1)).mT
+        rate = (self.log_rate + told[:, :1].clamp(-6, 3)).exp()
+        usual = told.new_tensor([0.0, 1.0, 0.0])[:, None]
+        return torch.cat([rate, rate * (usual + told[:, 1:4]), rate * nn.functional.softplus(told[:, 4:] - 5)], 1)
+
+
+def _side_by_side(weights: Mapping[str, Tensor]) -> Tensor:
+    return torch.cat([w.flatten(1) for w in weights.values()], 1)
