@@ -12,6 +12,7 @@ from metakit.course import (
     concepts,
     few_shot_images,
     inner_loop,
+    learned_optimizers,
     outer_loop,
     start_here,
     trends,
@@ -28,6 +29,7 @@ LESSONS = {
     "outer_loop": outer_loop,
     "architecture_search": architecture_search,
     "few_shot_images": few_shot_images,
+    "learned_optimizers": learned_optimizers,
     "challenges": challenges,
     "trends": trends,
 }

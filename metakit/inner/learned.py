@@ -16,8 +16,9 @@ from metakit.inner.coordinates import CoordinateLSTM
 from metakit.inner.tensors import Tensors
 from metakit.saving import saved
 
-_DECAYS, _SQUARE_DECAYS = (0.5, 0.9, 0.99), (0.95, 0.999)
+_DECAYS, _SQUARE_DECAYS, _SQUARES = (0.5, 0.9, 0.99), (0.95, 0.999), ("fast", "slow")
 _SMALL = 1e-20  # under a root: far below the square of any gradient that matters, so that scales cancel
+_DEAD = 1e-8  # of a tensor's mean square gradient: below it a weight's own does not count, nor is its noise blown up
 _PER_WEIGHT, _PER_TENSOR = 6, 14  # what the networks see
 _MOST = 5.0  # features of a weight beyond it are cut off
 _AT_ONCE = 1 << 15  # weights whose features are held at once where no graph is kept: they stay in the cache
@@ -108,56 +109,65 @@ class _PerWeight(nn.Module):
             nn.init.zeros_(tensor)
 
     def begin(self, w: Tensor) -> State:
-        return {"m": w.new_zeros(len(w), 3, w.shape[1]), "v": w.new_zeros(len(w), 2, w.shape[1])}
+        return {
+            "momenta": w.new_zeros(len(w), 3, w.shape[1]),
+            "fast": torch.zeros_like(w, memory_format=torch.contiguous_format),
+            "slow": torch.zeros_like(w, memory_format=torch.contiguous_format),
+        }
 
     def move(
         self, w: Tensor, g: Tensor, state: State, k: int, steps: int | None, tensors: Tensors
     ) -> tuple[Tensor, State]:
-        """Weights ``[T, N]`` and their gradients to the weights after step k."""
-        first, second = (g.new_tensor(decays)[:, None] for decays in (_DECAYS, _SQUARE_DECAYS))
-        m = first * state["m"] + (1 - first) * g[:, None]
-        v = second * state["v"] + (1 - second) * g.square()[:, None]
-        seen = torch.cat([m.square(), (g * m[:, 1])[:, None], v, w.square()[:, None]], 1)
-        means = tensors.means(seen)
-        told, size = self.controls(means, k, steps, tensors), means[:, 6:]
-        early, late = (1 / (1 - decays ** (k + 1)) for decays in (first, second))
-        root = (v[:, 1:] * late[1] + _SMALL).rsqrt()
-        fast = (v[:, :1] * late[0] + _SMALL).sqrt()
-        rows = [m * early * root, g[:, None] * root, fast * root, w[:, None] * tensors.spread((size + _SMALL).rsqrt())]
-        features = torch.cat(rows, 1)
-        own = self.outside @ torch.relu(self.inside @ features.clamp(-_MOST, _MOST) + self.inside_bias)
-        told = tensors.spread(told)
-        mixed = (features[:, :3] * told[:, 1:4]).sum(1)
-        return w - mixed - told[:, 0] * own[:, 0] - told[:, 4] * w, {"m": m, "v": v}
+        """Weights ``[T, N]`` and their gradients to the weights after step k.
+
+        Nothing large is cut into slices: the derivative of a slice fills all the rest with zeros.
+        """
+        decays, square, each = g.new_tensor(_DECAYS)[:, None], g.square(), g[:, None]
+        momenta = decays * state["momenta"] + (1 - decays) * each
+        fast, slow = (d * state[name] + (1 - d) * square for d, name in zip(_SQUARE_DECAYS, _SQUARES, strict=True))
+        rows = [momenta.square(), each * momenta, fast[:, None], slow[:, None], w.square()[:, None]]
+        means = tensors.means(torch.cat(rows, 1))
+        told = self.controls(means, k, steps, tensors)
+        early, late = 1 / (1 - decays ** (k + 1)), [1 / (1 - d ** (k + 1)) for d in _SQUARE_DECAYS]
+        root = ((slow + _DEAD * tensors.spread(means[:, 7])) * late[1] + _SMALL).rsqrt()
+        directions, held = momenta * early * root[:, None], w[:, None]
+        ratio = (fast * late[0] + _SMALL).sqrt() * root
+        sized = w * tensors.spread((means[:, 8] + _SMALL).rsqrt())
+        features = torch.cat([directions, (g * root)[:, None], ratio[:, None], sized[:, None]], 1)
+        inside = torch.relu(self.inside @ features.clamp(-_MOST, _MOST) + self.inside_bias)
+        moves = torch.cat([self.outside @ inside, directions, held], 1) * tensors.spread(told)
+        return w - moves.sum(1), {"momenta": momenta, "fast": fast, "slow": slow}
 
     def move_(self, w: Tensor, g: Tensor, state: State, k: int, steps: int, tensors: Tensors, lr: float) -> None:
         """``move`` for one tensor ``[1, N]``, in place, a piece at a time that stays in the processor's cache."""
-        m, v, sums = state["m"][0], state["v"][0], w.new_zeros(7)
+        m, fast, slow, sums = state["momenta"][0], state["fast"][0], state["slow"][0], w.new_zeros(9)
         size = min(_AT_ONCE, w.shape[1])
         room, units = w.new_empty(_PER_WEIGHT + 2, size), w.new_empty(len(self.inside), size)
         pieces = [slice(begin, begin + size) for begin in range(0, w.shape[1], size)]
         for piece in pieces:
-            here, grad, momenta, squares = w[0, piece], g[0, piece], m[:, piece], v[:, piece]
+            here, grad, momenta, squares = w[0, piece], g[0, piece], m[:, piece], (fast[piece], slow[piece])
             square = torch.mul(grad, grad, out=room[0, : len(here)])
             for row, decay in zip(momenta, _DECAYS, strict=True):
                 row.lerp_(grad, 1 - decay)
             for row, decay in zip(squares, _SQUARE_DECAYS, strict=True):
                 row.lerp_(square, 1 - decay)
             dots = [row.dot(row) for row in momenta]
-            sums += torch.stack([*dots, grad.dot(momenta[1]), squares[0].sum(), squares[1].sum(), here.dot(here)])
+            dots += [grad.dot(row) for row in momenta]
+            sums += torch.stack([*dots, squares[0].sum(), squares[1].sum(), here.dot(here)])
         means = (sums / w.shape[1])[None, :, None]
         told = (lr * self.controls(means, k, steps, tensors))[0]
-        scale = (means[:, 6:] + _SMALL).rsqrt()[0]
+        scale = (means[:, 8] + _SMALL).rsqrt()[0]
         early, late = ([1 / (1 - decay ** (k + 1)) for decay in decays] for decays in (_DECAYS, _SQUARE_DECAYS))
+        dead = float(_DEAD * means[0, 7] * late[1] + _SMALL)
         columns, mixture, outside = w.new_tensor(early)[:, None], told[1:4].mT, told[0] * self.outside
         for piece in pieces:
             here, features = w[0, piece], room[:, : w[0, piece].shape[0]]
             root, move = features[6], features[7]
-            torch.mul(v[1, piece], late[1], out=root).add_(_SMALL).rsqrt_()
+            torch.mul(slow[piece], late[1], out=root).add_(dead).rsqrt_()
             torch.mul(m[:, piece], root, out=features[:3]).mul_(columns)
             torch.mul(g[0, piece], root, out=features[3])
-            torch.mul(v[0, piece], late[0], out=features[4]).add_(_SMALL).sqrt_().mul_(root)
-            torch.mul(here, scale[0], out=features[5])
+            torch.mul(fast[piece], late[0], out=features[4]).add_(_SMALL).sqrt_().mul_(root)
+            torch.mul(here, scale, out=features[5])
             torch.mm(mixture, features[:3], out=move[None])
             seen = features[:_PER_WEIGHT].clamp_(-_MOST, _MOST)
             inside = torch.addmm(self.inside_bias, self.inside, seen, out=units[:, : len(here)]).relu_()
@@ -165,16 +175,16 @@ class _PerWeight(nn.Module):
             here.mul_(1 - told[4]).sub_(move)
 
     def controls(self, means: Tensor, k: int, steps: int | None, tensors: Tensors) -> Tensor:
-        """Rate, mixture and decay of each tensor, ``[T, 5, P]``, from means over it, ``[T, 7, P]``.
+        """Rate, mixture and decay of each tensor, ``[T, 5, P]``, from means over it, ``[T, 9, P]``.
 
-        The means are of the squared momenta, of gradient times momentum, of the second moments and of squared weights.
+        The means are of the squared momenta, of gradient times momenta, of the second moments and of squared weights.
         """
         early, late = ([1 / (1 - decay ** (k + 1)) for decay in decays] for decays in (_DECAYS, _SQUARE_DECAYS))
-        units = means.new_tensor([*(x * x for x in early), early[1], *late])[:, None]
-        of_grads, size = means[:, :6] * units + _SMALL, means[:, 6:]
-        against = of_grads / of_grads[:, 5:]  # everything in units of the slow second moment
+        units = means.new_tensor([*(x * x for x in early), *early, *late])[:, None]
+        of_grads, size = means[:, :8] * units + _SMALL, means[:, 8:]
+        against = of_grads / of_grads[:, 7:]  # everything in units of the slow second moment
         grown = ((size + _SMALL).log() + 5 * tensors.about[:, 0]) / 6
-        seen = [(against[:, :3] + 1e-6).log() / 3, against[:, 3:4], against[:, 4:5].log(), grown]
+        seen = [(against[:, :3] + 1e-6).log() / 3, against[:, 4:5], against[:, 6:7].log(), grown]
         share = k / (steps or max(k, 1))
         clock = [share, math.cos(math.pi * share), math.log1p(k) / 5, math.log(steps or max(k, 1)) / 5]
         time = means.new_tensor(clock).expand(len(means), len(tensors.sizes), 4)

@@ -83,7 +83,9 @@ class Unroll(nn.Module):
             first = batch.judged(weights, None)
         lost = torch.zeros(len(batch), dtype=torch.bool, device=batch.device)
         rule = self.rule.init_state(weights)
-        return {"weights": weights, "rule": rule, "k": 0, "steps": steps, "first": first, "lost": lost}
+        most = _FAR * (_largest(weights) + 1)
+        begun = {"weights": weights, "rule": rule, "k": 0, "steps": steps}
+        return begun | {"first": first, "lost": lost, "most": most}
 
     def advance(self, batch: Jobs, state: dict[str, Any], stretch: int) -> tuple[Tensor, dict[str, Any]]:
         """So many steps on from a state: the loss of each job over them, ``[T]``, and the state they lead to."""
@@ -121,7 +123,7 @@ class Unroll(nn.Module):
             if lost.any():  # no NaN may reach what the rule remembers
                 grads = {name: _where(lost, torch.zeros_like(g), g) for name, g in grads.items()}
             weights, rule = self.rule.step(InnerStep(weights, grads, losses, k, state["steps"]), rule)
-            lost = lost | _far_off(weights, batch.start)
+            lost = lost | ~(_largest(weights) <= state["most"])  # NaN is lost too
             if lost.any():
                 weights = {name: _where(lost, batch.start[name].detach(), w) for name, w in weights.items()}
             yield state | {"weights": weights, "rule": rule, "lost": lost, "k": k + 1}
@@ -153,8 +155,7 @@ def _where(lost: Tensor, instead: Tensor, w: Tensor) -> Tensor:
     return torch.where(lost.view(-1, *[1] * (w.dim() - 1)), instead, w)
 
 
-def _far_off(weights: Weights, start: Weights) -> Tensor:
-    """Which tasks' weights are not finite, or far beyond their first size, ``[T]``."""
+def _largest(weights: Weights) -> Tensor:
+    """The size of each task's largest weight, ``[T]``."""
     with torch.no_grad():
-        most, size = (torch.stack([w.flatten(1).abs().amax(1) for w in side.values()]) for side in (weights, start))
-        return ~(most.amax(0) <= _FAR * (size.amax(0) + 1))
+        return torch.cat([w.flatten(1) for w in weights.values()], 1).abs().amax(1)

@@ -20,6 +20,7 @@ from metakit.outer.estimate import direct
 from metakit.outer.evolution import Evolution, PersistentEvolution, Truncated
 from metakit.threads import threads_for_batch
 
+_PASSED_OVER = 20  # batches in a row; of a learner whose tasks may diverge, fewer do not end the run
 _NAMED: dict[str, Callable[[], Estimator]] = {
     "full": lambda: direct,
     "truncated": Truncated,
@@ -38,6 +39,7 @@ class OuterStep:
 
     After a call ``finite`` says whether loss and gradient were; if not, the weights were left as they are. ``carry`` is
     what the estimator left for another move on the same batch, or ``None``; ``diverged`` how many inner loops diverged.
+    A batch with a gradient that is not finite counts as diverged, and moves nothing, if the learner is ``Capped``.
 
     Arguments:
         learner, optimizer: what is trained, and what moves its parameters.
@@ -67,6 +69,7 @@ class OuterStep:
         self.learner, self.optimizer, self.chunk, self.autocast = learner, optimizer, chunk, autocast
         self.parameters = {name: p for name, p in learner.named_parameters() if p.requires_grad}
         self.finite, self.clip, self.carry, self.diverged = True, clip, None, 0.0
+        self._passed_over = 0  # batches in a row whose gradient was not finite
         self._estimate: Estimator = estimator or (Compiled() if compile else direct)
         self._combine, self._whole = combine, compile
         if all(p.device.type == "cpu" for p in self.parameters.values()):
@@ -83,6 +86,10 @@ class OuterStep:
             self.carry, self.finite = found.carry, math.isfinite(loss) and _is_finite(found)
             if self.finite:
                 self._move(found)
+                self._passed_over = 0
+            elif hasattr(self.learner, "cap") and self._passed_over < _PASSED_OVER:
+                self._passed_over, self.finite = self._passed_over + 1, True
+                self.diverged, loss = float(len(batch)), float(self.learner.cap)
         return loss
 
     def _of_chunks(self, batch: Any, carry: Any) -> Estimate:

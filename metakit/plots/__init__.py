@@ -29,6 +29,16 @@ from metakit.plots.figures import (
 from metakit.plots.images import draw_drawn, draw_embedding, draw_episode
 from metakit.plots.learning import draw_evaluation, draw_history, draw_rates
 from metakit.plots.loops import draw_loops
+from metakit.plots.optimizers import (
+    draw_example_weights,
+    draw_horizon_slopes,
+    draw_horizon_surface,
+    draw_noisy_examples,
+    draw_optimizer_losses,
+    draw_optimizer_paths,
+    draw_rule_course,
+    draw_rule_surface,
+)
 from metakit.plots.search import draw_distribution, draw_population, draw_search
 from metakit.plots.stages import draw_progress, draw_starts, draw_trials
 from metakit.plots.starts import draw_head_start
@@ -43,12 +53,20 @@ from metakit.records import (
     Episode,
     Event,
     HeadStart,
+    HorizonSurface,
+    NoisyExamples,
+    OptimizerPaths,
     Outside,
     Race,
+    RuleCourse,
+    RuleSurface,
     Score,
     Stage,
     Surface,
     Sweep,
+    horizon_surfaces,
+    rule_course,
+    rule_surface,
 )
 
 __all__ = [
@@ -70,8 +88,13 @@ __all__ = [
     "Episode",
     "Event",
     "HeadStart",
+    "HorizonSurface",
+    "NoisyExamples",
+    "OptimizerPaths",
     "Outside",
     "Race",
+    "RuleCourse",
+    "RuleSurface",
     "Score",
     "Stage",
     "Surface",
@@ -86,15 +109,23 @@ __all__ = [
     "draw_embedding",
     "draw_episode",
     "draw_evaluation",
+    "draw_example_weights",
     "draw_head_start",
     "draw_history",
+    "draw_horizon_slopes",
+    "draw_horizon_surface",
     "draw_layers",
     "draw_loops",
+    "draw_noisy_examples",
+    "draw_optimizer_losses",
+    "draw_optimizer_paths",
     "draw_outside",
     "draw_population",
     "draw_progress",
     "draw_race",
     "draw_rates",
+    "draw_rule_course",
+    "draw_rule_surface",
     "draw_search",
     "draw_starts",
     "draw_steps",
@@ -103,6 +134,9 @@ __all__ = [
     "draw_trials",
     "draw_weighting",
     "figure",
+    "horizon_surfaces",
     "png",
+    "rule_course",
+    "rule_surface",
     "show",
 ]

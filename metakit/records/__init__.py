@@ -5,6 +5,16 @@ from metakit.records.challenges import Outside, Sweep
 from metakit.records.clusters import Clusters
 from metakit.records.descent import Race
 from metakit.records.images import Drawn, EmbeddingMap, Episode
+from metakit.records.optimizers import (
+    HorizonSurface,
+    NoisyExamples,
+    OptimizerPaths,
+    RuleCourse,
+    RuleSurface,
+    horizon_surfaces,
+    rule_course,
+    rule_surface,
+)
 from metakit.records.stages import TITLES, Score, Stage
 from metakit.records.starts import HeadStart
 from metakit.records.surface import Surface
@@ -19,10 +29,18 @@ __all__ = [
     "Episode",
     "Event",
     "HeadStart",
+    "HorizonSurface",
+    "NoisyExamples",
+    "OptimizerPaths",
     "Outside",
     "Race",
+    "RuleCourse",
+    "RuleSurface",
     "Score",
     "Stage",
     "Surface",
     "Sweep",
+    "horizon_surfaces",
+    "rule_course",
+    "rule_surface",
 ]

@@ -9,6 +9,8 @@ from metakit.widgets.embedding import embedding_map
 from metakit.widgets.episodes import EpisodeExplorer, episode
 from metakit.widgets.explorer import Explorer, show_widget
 from metakit.widgets.live import LiveCurve
+from metakit.widgets.noisy_examples import NoisyExamplesExplorer, noisy_examples
+from metakit.widgets.optimizers import OptimizerExplorer, optimizer_paths, quadratic_rule
 from metakit.widgets.presets import Presets
 from metakit.widgets.race import RaceExplorer, head_start, racers
 from metakit.widgets.search import NETWORKS, STRATEGIES, SearchExplorer, SearchRound, hidden_rows, search_rounds
@@ -26,6 +28,8 @@ __all__ = [
     "EpisodeExplorer",
     "Explorer",
     "LiveCurve",
+    "NoisyExamplesExplorer",
+    "OptimizerExplorer",
     "OutsideExplorer",
     "Presets",
     "RaceExplorer",
@@ -42,7 +46,10 @@ __all__ = [
     "head_start",
     "hidden_rows",
     "ink",
+    "noisy_examples",
+    "optimizer_paths",
     "outside",
+    "quadratic_rule",
     "racers",
     "recognise",
     "search_rounds",
