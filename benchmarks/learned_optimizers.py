@@ -142,6 +142,17 @@ def on_quadratics(minutes: float, jobs: int) -> dict[str, Any]:
     return rows
 
 
+def peer() -> Any:
+    """The per-weight network of PyLO (Metz et al. 2022, 39 features, 32 units) with random weights, if it is there."""
+    try:
+        from pylo.models.Meta_MLP import MetaMLP
+        from pylo.optim import AdafacLO_naive
+    except ImportError:
+        return None
+    MetaMLP.from_pretrained = classmethod(lambda kind, key: kind(39, 32, 1))  # trained ones would be downloaded
+    return AdafacLO_naive
+
+
 def cost(rule: Any, rounds: int) -> dict[str, Any]:
     """Milliseconds of a step on a network of a million weights, in turns."""
     made: dict[str, Any] = {
@@ -149,7 +160,10 @@ def cost(rule: Any, rounds: int) -> dict[str, Any]:
         "Adam, foreach": lambda p: torch.optim.Adam(p, lr=1e-3, foreach=True),
         "Adam, fused": lambda p: torch.optim.Adam(p, lr=1e-3, fused=True),
         "learned": lambda p: rule.optimizer(p, steps=1000),
+        "learned, compiled": lambda p: rule.optimizer(p, steps=1000, compile=True),
     }
+    if (other := peer()) is not None:
+        made["PyLO, per-weight network"] = other
     ready = {}
     for name, make in made.items():
         torch.manual_seed(0)

@@ -496,3 +496,24 @@ def test_conjugate_gradients_end_after_as_many_steps_as_dimensions():
     assert float(result.loss[:, -2].median()) > 1e-4
     names = {"cg": mk.ConjugateGradients(steps=6), "adam": mk.Tuned(steps=6)}
     assert mk.compare(names, tasks, n_tasks=10, seeds=1).reference == "cg"
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_compiled_step_is_the_plain_one(monkeypatch):
+    """Compiled whole or in pieces, a large tensor moves as the differentiable rule says."""
+    from metakit.inner import in_place
+
+    monkeypatch.setattr(in_place, "_WORTH_COMPILING", 1)
+    monkeypatch.setattr(in_place, "_AT_ONCE", 70)  # several pieces, the last one shorter
+    monkeypatch.setattr(in_place, "compiled", lambda step: step)  # the same arithmetic, without the minute of compiling
+    rule = shaken(mk.LearnedOptimizer().double(), 0.3)
+    torch.manual_seed(0)
+    start, grads = torch.randn(1, 12, 13).double(), [torch.randn(1, 12, 13).double() for _ in range(5)]
+    wanted = walked(rule, [{"w": g} for g in grads], {"w": start}, 5)["w"][0]
+    for compile in (False, True):
+        w = nn.Parameter(start[0].clone())
+        optimizer = rule.optimizer([w], steps=5, compile=compile)
+        for g in grads:
+            w.grad = g[0].clone()
+            optimizer.step()
+        torch.testing.assert_close(w.detach(), wanted.detach(), rtol=1e-9, atol=1e-10)

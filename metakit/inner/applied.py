@@ -29,6 +29,7 @@ class Applied(torch.optim.Optimizer):
         parameters: tensors, or groups of them, each with its own ``lr`` or ``steps`` if it likes.
         steps: steps that the training will take.
         lr: what the moves of the rule are multiplied by.
+        compile: have the step of large tensors compiled (``torch.compile``); of the kind ``"mlp"`` only.
 
     Raises:
         ValueError: if a number is out of its range, or parameters are complex or no real numbers.
@@ -47,13 +48,16 @@ class Applied(torch.optim.Optimizer):
         True
     """
 
-    def __init__(self, rule: Any, parameters: Iterable[Any], *, steps: int, lr: float = 1.0) -> None:
+    def __init__(
+        self, rule: Any, parameters: Iterable[Any], *, steps: int, lr: float = 1.0, compile: bool = False
+    ) -> None:
         defaults = {"lr": real("lr", lr, least=0.0), "steps": whole("steps", steps)}
         super().__init__(parameters, defaults)
         places = {p.device for group in self.param_groups for p in group["params"]}
         if len(places) > 1:
             raise ValueError(f"parameters must be on one device, got {', '.join(sorted(map(str, places)))}. Make two.")
         self._rule, self._over = copy.deepcopy(rule).to(places.pop()).requires_grad_(False), False
+        self._compile = compile
         self._about: dict[Tensor, Tensors] = {}
         trained = int(rule.trained_steps)
         longest = max(group["steps"] for group in self.param_groups)
@@ -118,7 +122,7 @@ class Applied(torch.optim.Optimizer):
         memory = {name: value for name, value in state.items() if name not in ("step", "weights")}
         told = min(k, steps - 1), steps, tensors
         if hasattr(self._rule.core, "move_"):
-            self._rule.core.move_(before, grad, memory, *told, group["lr"])
+            self._rule.core.move_(before, grad, memory, *told, group["lr"], self._compile)
             after = before
         else:
             after, memory = self._rule.core.move(before, grad, memory, *told)

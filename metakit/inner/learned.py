@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from metakit.checks import choice, real, whole
 from metakit.contracts import InnerStep, Weights
+from metakit.inner import in_place
 from metakit.inner.applied import Applied
 from metakit.inner.coordinates import CoordinateLSTM
 from metakit.inner.tensors import Tensors
@@ -21,7 +22,6 @@ _SMALL = 1e-20  # under a root: far below the square of any gradient that matter
 _DEAD = 1e-8  # of a tensor's mean square gradient: below it a weight's own does not count, nor is its noise blown up
 _PER_WEIGHT, _PER_TENSOR = 6, 14  # what the networks see
 _MOST = 5.0  # features of a weight beyond it are cut off
-_AT_ONCE = 1 << 15  # weights whose features are held at once where no graph is kept: they stay in the cache
 
 State = dict[str, Tensor]
 
@@ -38,11 +38,14 @@ class LearnedOptimizer(nn.Module):
 
     ``kind="lstm"`` is the classic one: two layers of LSTM, the same for each weight, with a state of its own.
 
+    What a step does to a network's answers adds up over its layers, so the rate is for a network of four tensors or
+    fewer, two layers; one of P tensors takes 4 / P of it.
+
     Trained by ``fit`` inside ``Unroll``; used in any loop as a ``torch.optim.Optimizer`` by :meth:`optimizer`.
 
     Arguments:
         kind: ``"mlp"`` or ``"lstm"``.
-        lr: the rate that it begins with.
+        lr: the rate that it begins with, in a network of two layers.
         hidden: units of the network for each weight.
         controls: units of the controller.
 
@@ -61,7 +64,7 @@ class LearnedOptimizer(nn.Module):
 
     trained_steps: Tensor
 
-    def __init__(self, kind: str = "mlp", *, lr: float = 0.01, hidden: int = 6, controls: int = 16) -> None:
+    def __init__(self, kind: str = "mlp", *, lr: float = 0.005, hidden: int = 6, controls: int = 16) -> None:
         super().__init__()
         self.kind = choice("kind", kind, ("mlp", "lstm"))
         self.lr = real("lr", lr, above=0.0)
@@ -80,15 +83,16 @@ class LearnedOptimizer(nn.Module):
         parts = after.split(tensors.sizes, 1)
         return {name: part.unflatten(1, shapes[name]) for name, part in zip(shapes, parts, strict=True)}, state
 
-    def optimizer(self, parameters: Iterable[Any], *, steps: int, lr: float = 1.0) -> Applied:
+    def optimizer(self, parameters: Iterable[Any], *, steps: int, lr: float = 1.0, compile: bool = False) -> Applied:
         """This rule as a ``torch.optim.Optimizer`` for anybody's training loop; see ``Applied``.
 
         Arguments:
             parameters: as for any optimiser of ``torch.optim``: tensors, or groups of them.
             steps: steps that the training will take; the rule warms up and cools down over them.
             lr: what its moves are multiplied by; a scheduler may change it.
+            compile: have the step of large tensors compiled: a minute once, then several times as fast.
         """
-        return Applied(self, parameters, steps=steps, lr=lr)
+        return Applied(self, parameters, steps=steps, lr=lr, compile=compile)
 
     def extra_repr(self) -> str:
         sizes = f", lr={self.lr}, hidden={self.hidden}, controls={self.controls}" if self.kind == "mlp" else ""
@@ -138,41 +142,22 @@ class _PerWeight(nn.Module):
         moves = torch.cat([self.outside @ inside, directions, held], 1) * tensors.spread(told)
         return w - moves.sum(1), {"momenta": momenta, "fast": fast, "slow": slow}
 
-    def move_(self, w: Tensor, g: Tensor, state: State, k: int, steps: int, tensors: Tensors, lr: float) -> None:
-        """``move`` for one tensor ``[1, N]``, in place, a piece at a time that stays in the processor's cache."""
-        m, fast, slow, sums = state["momenta"][0], state["fast"][0], state["slow"][0], w.new_zeros(9)
-        size = min(_AT_ONCE, w.shape[1])
-        room, units = w.new_empty(_PER_WEIGHT + 2, size), w.new_empty(len(self.inside), size)
-        pieces = [slice(begin, begin + size) for begin in range(0, w.shape[1], size)]
-        for piece in pieces:
-            here, grad, momenta, squares = w[0, piece], g[0, piece], m[:, piece], (fast[piece], slow[piece])
-            square = torch.mul(grad, grad, out=room[0, : len(here)])
-            for row, decay in zip(momenta, _DECAYS, strict=True):
-                row.lerp_(grad, 1 - decay)
-            for row, decay in zip(squares, _SQUARE_DECAYS, strict=True):
-                row.lerp_(square, 1 - decay)
-            dots = [row.dot(row) for row in momenta]
-            dots += [grad.dot(row) for row in momenta]
-            sums += torch.stack([*dots, squares[0].sum(), squares[1].sum(), here.dot(here)])
-        means = (sums / w.shape[1])[None, :, None]
-        told = (lr * self.controls(means, k, steps, tensors))[0]
-        scale = (means[:, 8] + _SMALL).rsqrt()[0]
+    def move_(
+        self, w: Tensor, g: Tensor, state: State, k: int, steps: int, tensors: Tensors, lr: float, compile: bool
+    ) -> None:
+        """``move`` for one tensor ``[1, N]``, in place, and ``lr`` times as far."""
+        held = state["momenta"][0], state["fast"][0], state["slow"][0]
+        shares = w.new_tensor([1 - decay for decay in (*_DECAYS, *_SQUARE_DECAYS)])
+        compile = compile and in_place.is_worth_compiling(w)
+        remember = in_place.compiled(in_place.remember) if compile else in_place.remember_in_pieces
+        means = (remember(w[0], g[0], *held, shares) / w.shape[1])[None, :, None]
+        told = (lr * self.controls(means, k, steps, tensors))[0, :, 0]
         early, late = ([1 / (1 - decay ** (k + 1)) for decay in decays] for decays in (_DECAYS, _SQUARE_DECAYS))
-        dead = float(_DEAD * means[0, 7] * late[1] + _SMALL)
-        columns, mixture, outside = w.new_tensor(early)[:, None], told[1:4].mT, told[0] * self.outside
-        for piece in pieces:
-            here, features = w[0, piece], room[:, : w[0, piece].shape[0]]
-            root, move = features[6], features[7]
-            torch.mul(slow[piece], late[1], out=root).add_(dead).rsqrt_()
-            torch.mul(m[:, piece], root, out=features[:3]).mul_(columns)
-            torch.mul(g[0, piece], root, out=features[3])
-            torch.mul(fast[piece], late[0], out=features[4]).add_(_SMALL).sqrt_().mul_(root)
-            torch.mul(here, scale, out=features[5])
-            torch.mm(mixture, features[:3], out=move[None])
-            seen = features[:_PER_WEIGHT].clamp_(-_MOST, _MOST)
-            inside = torch.addmm(self.inside_bias, self.inside, seen, out=units[:, : len(here)]).relu_()
-            move[None].addmm_(outside, inside)
-            here.mul_(1 - told[4]).sub_(move)
+        dead, size = _DEAD * means[0, 7] * late[1] + _SMALL, (means[0, 8] + _SMALL).rsqrt()
+        units = torch.cat([w.new_tensor([*early, *late]), dead, size])
+        apply = in_place.compiled(in_place.apply) if compile else in_place.apply_in_pieces
+        network = self.inside, self.inside_bias, self.outside
+        apply(w[0], g[0], held, told, units, network, (_MOST, _SMALL))
 
     def controls(self, means: Tensor, k: int, steps: int | None, tensors: Tensors) -> Tensor:
         """Rate, mixture and decay of each tensor, ``[T, 5, P]``, from means over it, ``[T, 9, P]``.
@@ -190,7 +175,7 @@ class _PerWeight(nn.Module):
         time = means.new_tensor(clock).expand(len(means), len(tensors.sizes), 4)
         about = tensors.about.expand(len(means), -1, -1)
         told = self.controller(torch.cat([torch.cat(seen, 1).mT, time, about], -1)).mT
-        rate = (self.log_rate + told[:, :1].clamp(-6, 3)).exp()
+        rate = (self.log_rate + told[:, :1].clamp(-6, 3)).exp() * tensors.share
         usual = told.new_tensor([0.0, 1.0, 0.0])[:, None]
         return torch.cat([rate, rate * (usual + told[:, 1:4]), rate * nn.functional.softplus(told[:, 4:] - 5)], 1)
 

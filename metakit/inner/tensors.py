@@ -18,7 +18,7 @@ class Tensors:
     Arguments:
         sizes: weights of each tensor.
         about: what is known of each beforehand, ``[P, 4]``: log of its fan-in, whether it is a vector, its place among
-            the others from 0 to 1, log of their number.
+            the others from 0 to 1, log of their number, 0 for four.
     """
 
     sizes: tuple[int, ...]
@@ -28,6 +28,12 @@ class Tensors:
     def of(cls, shapes: Sequence[torch.Size], like: Tensor) -> Tensors:
         """Of tensors of these shapes, in the order in which a network holds them."""
         return _made(tuple(shapes), like.dtype, like.device)
+
+    @functools.cached_property
+    def share(self) -> Tensor:
+        """Four tensors, two layers, of those of the network, at most all: ``[P]``."""
+        with torch.inference_mode(False):
+            return 4 / (2 ** (self.about[:, 3] + 2)).clamp(min=4)
 
     def each(self) -> list[Tensors]:
         """Every tensor by itself."""
@@ -62,7 +68,7 @@ class Tensors:
 def _made(shapes: tuple[torch.Size, ...], dtype: torch.dtype, device: torch.device) -> Tensors:
     last = max(len(shapes) - 1, 1)
     about = [
-        (math.log(max(shape[1:].numel(), 1)) / 5, float(len(shape) < 2), i / last, math.log(len(shapes)) / 3)
+        (math.log(max(shape[1:].numel(), 1)) / 5, float(len(shape) < 2), i / last, math.log2(len(shapes)) - 2)
         for i, shape in enumerate(shapes)
     ]
     with torch.inference_mode(False):

@@ -16,10 +16,10 @@ from metakit.data.labelled import LabelledData, as_real
 class InventedTables:
     """Tables of rows with a class each, invented from a random network: a prior over what people classify.
 
-        x = (z A) s,  z ~ N(0, 1),    class = argmax_n (V tanh(U z / sqrt(D)) + noise)
+        x = z A + noise,  z ~ N(0, 1),    class = argmax_n (V tanh(U z) + noise)
 
-    A mixes fewer directions than there are features, so that features go together; s spreads them unequally, and
-    features are then standardised. Part of a table's classes come in clusters instead.
+    A spreads few directions, at most 16, over the features, so that features go together; they are then standardised.
+    The classes of every second table come in clusters instead, two for each.
 
     Arguments:
         features: range of the features D of a table.
@@ -34,7 +34,7 @@ class InventedTables:
 
     features: int | tuple[int, int] = (8, 64)
     ways: int | tuple[int, int] = (2, 10)
-    noise: tuple[float, float] = (0.0, 0.5)
+    noise: tuple[float, float] = (0.0, 0.3)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "features", whole_span("features", self.features))
@@ -53,15 +53,15 @@ class InventedTables:
             return int(torch.randint(ends[0], ends[1] + 1, (), generator=generator, device=device))
 
         d, ways = number(self.features), number(self.ways)
-        inside, clustered = number((2, d)), number((0, 2)) == 0
+        inside, clustered = number((2, min(d, 16))), number((0, 1)) == 0
         z = normal(rows, inside)
         if clustered:
-            centres = normal(2 * ways, inside) * (1.0 + torch.rand((), generator=generator, device=device))
+            centres = normal(2 * ways, inside) * (1.5 + 1.5 * torch.rand((), generator=generator, device=device))
             of = torch.randint(2 * ways, (n_tasks, rows), generator=generator, device=device)
             z, y = z + centres.take_along_dim(of[..., None], 1), of % ways
         else:
             units = number((4, 32))
-            scores = torch.tanh(z @ normal(inside, units) * (2 / inside**0.5)) @ normal(units, ways)
+            scores = torch.tanh(z @ normal(inside, units) / inside**0.5) @ normal(units, ways)
             low, high = self.noise
             share = low + (high - low) * float(torch.rand((), generator=generator, device=device))
             y = (scores + share * scores.std() * normal(rows, ways)).argmax(-1)
