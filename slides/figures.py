@@ -17,7 +17,7 @@ import torch
 from matplotlib.figure import Figure
 
 import metakit as mk
-from metakit import course, plots, widgets
+from metakit import course, plots, records, widgets
 from metakit.inner import run, stacked, task_loss, trajectory
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -270,6 +270,27 @@ def maps() -> Figure:
     return fig
 
 
+# ------------------------------------------------------------------------------------------- 08 learned optimisers
+
+
+def ways() -> Figure:
+    """Adam, a learned rule and conjugate gradients on one quadratic."""
+    return widgets.OptimizerExplorer().static()
+
+
+def horizons() -> Figure:
+    """The meta-loss over one rate, at three horizons, and what is left of it under noise."""
+    fig, axes = plots.figure(11.0, 4.0, columns=3)
+    for ax, record in zip(axes, records.horizon_surfaces(), strict=True):
+        plots.draw_horizon_surface(ax, record)
+    return fig
+
+
+def noisy_rows() -> Figure:
+    """Training rows as large as their learned weight."""
+    return widgets.NoisyExamplesExplorer().static()
+
+
 # ---------------------------------------------------------------------------------------------------- 12 challenges
 
 
@@ -311,6 +332,7 @@ FIGURES: dict[str, Callable[[], Figure]] = {
         *(learned_starts, one_step),  # 05
         *(sizes, sharpen),  # 06
         *(episode_pixels, maps),  # 07
+        *(ways, horizons, noisy_rows),  # 08
         outside,  # 12
         layers,  # 14
     )

@@ -336,6 +336,14 @@ def test_a_network_of_ones_own_gets_a_start_for_each_job():
     assert mk.Unroll(mk.LearnedOptimizer(), steps=2)(batch).shape == (3,)
 
 
+def test_initial_weights_are_scaled_also_by_one_fixed_number():
+    plain, large = (small_jobs(scale=(scale, scale)).sample(2, seed=0) for scale in (1.0, 4.0))
+    for name, w in plain.start.items():
+        torch.testing.assert_close(large.start[name], 4 * w)
+    with pytest.raises(ValueError, match=r"scale must be above 0"):
+        small_jobs(scale=(0.0, 1.0))
+
+
 def test_jobs_are_cut_and_chosen_as_batches_are():
     batch = small_jobs().sample(4, seed=0)
     learner = mk.Unroll(mk.LearnedOptimizer(), steps=3)
@@ -386,6 +394,8 @@ def test_its_loss_is_the_mean_log_of_the_loss_against_the_first():
     for objective, value in expected.items():
         learner = mk.Unroll(rule, steps=5, objective=objective)
         torch.testing.assert_close(learner(batch), value, rtol=1e-4, atol=1e-5)
+    learned = mk.Unroll(mk.LearnedOptimizer(), steps=4, objective="last")  # nothing to learn before the last stretch
+    assert len(mk.fit(learner=learned, tasks=mk.tasks.Quadratics(), steps=2, estimator=mk.Truncated(2)).loss) == 2
 
 
 def test_first_order_takes_inner_gradients_for_constants():
