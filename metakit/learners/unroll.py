@@ -95,8 +95,8 @@ class Unroll(nn.Module):
             if self.objective != "last":
                 told.append(self._told(batch.judged(state["weights"], state["k"] - 1), state))
         if self.objective == "last":
-            done = state["k"] == state["steps"]
-            told = [self._told(batch.judged(state["weights"], None), state) if done else 0 * state["first"]]
+            judged, done = self._told(batch.judged(state["weights"], None), state), state["k"] == state["steps"]
+            told = [judged if done else 0 * judged]
         return torch.stack(told).mean(0), state
 
     def scores(

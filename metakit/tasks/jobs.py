@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from metakit.checks import Device, as_device, as_generator, span, whole, whole_span
+from metakit.checks import Device, as_device, as_generator, real, span, whole, whole_span
 from metakit.contracts import Loss, Weights
 from metakit.data.labelled import LabelledData
 from metakit.losses import task_loss, task_losses
@@ -103,7 +103,8 @@ class TrainingJobs:
     """A distribution of training jobs: data, width, depth, activation, rows in a step, scale.
 
     The T jobs of a batch share their sizes, so that they run stacked; the next batch has others. Each job has rows of
-    its own, an order of them, and a start.
+    its own, an order of them, and a start. Jobs that share their sizes are no independent witnesses of other sizes: for
+    an interval over sizes too, judge on several batches and take it over their means.
 
     Arguments:
         data: where rows come from: ``LabelledData``, ``InventedTables``, or a list of such, of which each batch draws
@@ -147,6 +148,7 @@ class TrainingJobs:
             object.__setattr__(self, name, whole_span(name, getattr(self, name), least=0 if name == "depth" else 1))
         object.__setattr__(self, "queries", whole("queries", self.queries))
         object.__setattr__(self, "scale", span("scale", self.scale))
+        real("scale", self.scale[0], above=0.0)
         sources = self.data if isinstance(self.data, list | tuple) else [self.data]
         sources = [InventedTables() if source is None else source for source in sources]
         for source in sources:
@@ -182,11 +184,11 @@ class TrainingJobs:
             networks = [make(x[0, 0].numel() if self.network is None else x.shape[2], ways) for _ in range(n_tasks)]
         named = [dict(network.named_parameters()) for network in networks]
         low, high = self.scale
-        scale = low * (high / low) ** torch.rand(n_tasks, generator=generator, device=place) if high > low else None
+        scale = low * (high / low) ** torch.rand(n_tasks, generator=generator, device=place)
         start = {}
         for name in named[0]:
             w = torch.stack([one[name].detach() for one in named]).to(place)
-            start[name] = w if scale is None else w * scale.view(-1, *[1] * (w.dim() - 1))
+            start[name] = w * scale.view(-1, *[1] * (w.dim() - 1))
         orders = torch.rand(n_tasks, _EPOCHS, rows, generator=generator, device=place).argsort(-1).flatten(1)
         if self.network is None:
             x = x.flatten(2)

@@ -18,8 +18,8 @@ class InventedTables:
 
         x = z A + noise,  z ~ N(0, 1),    class = argmax_n (V tanh(U z) + noise)
 
-    A spreads few directions, at most 16, over the features, so that features go together; they are then standardised.
-    The classes of every second table come in clusters instead, two for each.
+    A spreads few directions, at most 12, over the features, so that features go together; they are then standardised.
+    Of three tables, two have classes that come in clusters instead, two for each.
 
     Arguments:
         features: range of the features D of a table.
@@ -53,14 +53,14 @@ class InventedTables:
             return int(torch.randint(ends[0], ends[1] + 1, (), generator=generator, device=device))
 
         d, ways = number(self.features), number(self.ways)
-        inside, clustered = number((2, min(d, 16))), number((0, 1)) == 0
+        inside, clustered = number((2, min(d, 12))), number((0, 2)) > 0
         z = normal(rows, inside)
         if clustered:
             centres = normal(2 * ways, inside) * (1.5 + 1.5 * torch.rand((), generator=generator, device=device))
             of = torch.randint(2 * ways, (n_tasks, rows), generator=generator, device=device)
             z, y = z + centres.take_along_dim(of[..., None], 1), of % ways
         else:
-            units = number((4, 32))
+            units = number((4, 16))
             scores = torch.tanh(z @ normal(inside, units) / inside**0.5) @ normal(units, ways)
             low, high = self.noise
             share = low + (high - low) * float(torch.rand((), generator=generator, device=device))
