@@ -277,10 +277,31 @@ def test_each_command_of_the_readme_is_one(root):
 
 def test_the_ten_lines_of_the_readme_run(root, capsys):
     readme = (root / "README.md").read_text(encoding="utf-8")
-    (block,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    ten, _ = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
     names = {}
-    exec(compile(block, "README.md", "exec"), names)
+    exec(compile(ten, "README.md", "exec"), names)
     assert names["y_hat"].shape == (10, 1)
     mean = names["result"].mean()
     assert mean[10] < mean[1] < mean[0]
     assert "loss" in capsys.readouterr().out
+
+
+def test_the_learned_rule_of_the_readme_trains_anybodys_network(root, tmp_path, monkeypatch):
+    _, block = re.findall(r"```python\n(.*?)```", (root / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    mk.save(mk.LearnedOptimizer(), "opt.pt")
+    torch.manual_seed(0)
+    model, x = torch.nn.Linear(4, 3), torch.randn(32, 4)
+    batches, before = [(x, x.argmax(1) % 3)] * 20, model.weight.detach().clone()
+    exec(compile(block, "README.md", "exec"), {"mk": mk, "torch": torch, "model": model, "batches": batches})
+    loss = torch.nn.functional.cross_entropy(model(x), batches[0][1])
+    assert float(loss.detach()) < 1.2 and not torch.equal(before, model.weight)
+
+
+def test_train_optimizer_keeps_a_rule_for_any_loop(tmp_path):
+    path = tmp_path / "opt.pt"
+    words = f"train optimizer --steps 1 --meta-batch 2 --test-tasks 2 --save {path}"
+    result = run(*words.split())
+    assert result.exit_code == 0, result.output
+    assert "The rule is in" in result.output and "minus Adam, tuned per job" in result.output
+    assert int(mk.load(path).trained_steps) > 0
