@@ -340,7 +340,7 @@ def test_initial_weights_are_scaled_also_by_one_fixed_number():
     plain, large = (small_jobs(scale=(scale, scale)).sample(2, seed=0) for scale in (1.0, 4.0))
     for name, w in plain.start.items():
         torch.testing.assert_close(large.start[name], 4 * w)
-    with pytest.raises(ValueError, match=r"scale must be above 0"):
+    with pytest.raises(ValueError, match="scale must be finite and above 0"):
         small_jobs(scale=(0.0, 1.0))
 
 
