@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from metakit.checks import choice
-from metakit.contracts import Combine, Estimate, Estimator, pieces
+from metakit.contracts import Capped, Combine, Estimate, Estimator, pieces
 from metakit.outer.compiled import Compiled
 from metakit.outer.estimate import direct
 from metakit.outer.evolution import Evolution, PersistentEvolution, Truncated
@@ -87,9 +87,9 @@ class OuterStep:
             if self.finite:
                 self._move(found)
                 self._passed_over = 0
-            elif hasattr(self.learner, "cap") and self._passed_over < _PASSED_OVER:
+            elif isinstance(self.learner, Capped) and self._passed_over < _PASSED_OVER:
                 self._passed_over, self.finite = self._passed_over + 1, True
-                self.diverged, loss = float(len(batch)), float(self.learner.cap)
+                self.diverged, loss = float(len(batch)), self.learner.cap
         return loss
 
     def _of_chunks(self, batch: Any, carry: Any) -> Estimate:
