@@ -55,7 +55,7 @@ class LearnedOptimizer(nn.Module):
     Example:
         >>> rule, w = LearnedOptimizer(lr=0.1), {"w": torch.ones(1, 3)}
         >>> now = InnerStep(w, {"w": torch.tensor([[2.0, -3.0, 0.5]])}, k=0, steps=10)
-        >>> rule.step(now, rule.init_state(w))[0]["w"].round(decimals=2)  # the first step of Adam
+        >>> rule.step(now, rule.init_state(w))[0]["w"].detach().round(decimals=2)  # the first step of Adam
         tensor([[0.9000, 1.1000, 0.9000]])
 
     Source: features and controller after Metz et al. 2020 and 2022, hypernetwork and per-weight network; the LSTM after

