@@ -279,6 +279,20 @@ def test_weights_of_16_bits_are_moved_in_32(dtype):
     assert optimizer.state[half]["weights"].dtype == torch.float32
 
 
+def test_kernels_with_their_channels_innermost_are_moved_as_any():
+    rule, w = mk.LearnedOptimizer(), torch.randn(4, 3, 3, 3)
+    moved = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        kernel = nn.Parameter(w.clone().contiguous(memory_format=layout))
+        optimizer = rule.optimizer([kernel], steps=5)
+        for _ in range(2):
+            kernel.grad = torch.ones_like(kernel)
+            optimizer.step()
+        moved.append(kernel.detach())
+    torch.testing.assert_close(*moved)
+    assert not torch.equal(moved[0], w)
+
+
 def test_more_steps_than_it_was_made_or_trained_for_are_told():
     rule, w = mk.LearnedOptimizer(), nn.Parameter(torch.ones(2))
     optimizer = rule.optimizer([w], steps=2)

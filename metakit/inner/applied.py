@@ -84,7 +84,7 @@ class Applied(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        every = [p for group in self.param_groups for p in group["params"]]
+        every = self._every()
         self._check([p.grad for p in every if p.grad is not None])
         for group in self.param_groups:
             for p in group["params"]:
@@ -96,8 +96,7 @@ class Applied(torch.optim.Optimizer):
         """Go on from a state; what the rule remembers stays in its precision, whatever that of the weights."""
         super().load_state_dict(state_dict)
         numbers = [number for group in state_dict["param_groups"] for number in group["params"]]
-        every = [p for group in self.param_groups for p in group["params"]]
-        for number, p in zip(numbers, every, strict=True):
+        for number, p in zip(numbers, self._every(), strict=True):
             for name, value in state_dict["state"].get(number, {}).items():
                 if isinstance(value, Tensor):
                     self.state[p][name] = value.to(p.device, copy=True)
@@ -108,7 +107,7 @@ class Applied(torch.optim.Optimizer):
             state["step"] = 0
             if precise != p.dtype:
                 state["weights"] = p.detach().to(precise)
-            state.update(self._rule.core.begin(p.detach().to(precise).view(1, -1)))
+            state.update(self._rule.core.begin(p.detach().to(precise).reshape(1, -1)))
         k, steps = state["step"], group["steps"]
         if k >= steps and not self._over:
             warnings.warn(
@@ -131,6 +130,9 @@ class Applied(torch.optim.Optimizer):
         for kept in (held, p):
             if kept.data_ptr() != after.data_ptr():
                 kept.copy_(after.view(p.shape))
+
+    def _every(self) -> list[Tensor]:
+        return [p for group in self.param_groups for p in group["params"]]
 
     def _known(self, every: list[Tensor]) -> dict[Tensor, Tensors]:
         """What the rule knows of each tensor beforehand."""
