@@ -3,7 +3,8 @@
 tasks.sample(T) -> TaskBatch -> learner(batch) -> losses [T] -> fit(...) -> evaluate(...)
 """
 
-from metakit import contracts, data, models, nn, recipes, search, tasks
+from metakit import agents, contracts, data, models, nn, recipes, search, tasks
+from metakit.agents import PPO, RL2, ArmsAgent
 from metakit.inner import (
     SGD,
     Adam,
@@ -39,8 +40,11 @@ from metakit.tasks.batch import TaskBatch
 __version__ = "0.2.0"
 __all__ = [
     "MAML",
+    "PPO",
+    "RL2",
     "SGD",
     "Adam",
+    "ArmsAgent",
     "Clipped",
     "Comparison",
     "ConjugateGradients",
@@ -70,6 +74,7 @@ __all__ = [
     "Tuned",
     "Unroll",
     "adapt",
+    "agents",
     "compare",
     "contracts",
     "data",

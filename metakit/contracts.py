@@ -73,6 +73,44 @@ class Lasting(Protocol):
     def length(self) -> float: ...
 
 
+@dataclasses.dataclass(frozen=True)
+class Turn:
+    """What T worlds answer to T actions.
+
+    Arguments:
+        reward: ``[T]``.
+        observation: what is seen now, ``[T, ...]``; where an episode ended, the first sight of the next one. ``None``
+            in worlds without anything to see.
+        done: whether an episode ended with this action, ``[T]``, boolean; ``None`` if none ever does within a trial.
+        merit: what the action was worth to one who knows the world: how far its expected return lies below the best,
+            ``[T]``, at most 0. For training and judging alone; ``None`` where it is not known.
+    """
+
+    reward: Tensor
+    observation: Tensor | None = None
+    done: Tensor | None = None
+    merit: Tensor | None = None
+
+
+@runtime_checkable
+class Worlds(Batch, Protocol):
+    """T hidden worlds to act in: a trial of L ``steps`` in each, over as many episodes as fit into it.
+
+    ``begin`` gives their state, tensors in a dictionary, and the first sight of them; ``step`` changes the state by an
+    action, ``[T]`` whole numbers below ``actions``. Chance comes from torch's generator.
+    """
+
+    @property
+    def actions(self) -> int: ...
+
+    @property
+    def steps(self) -> int: ...
+
+    def begin(self) -> tuple[dict[str, Tensor], Tensor | None]: ...
+
+    def step(self, state: dict[str, Tensor], action: Tensor, /) -> tuple[dict[str, Tensor], Turn]: ...
+
+
 @runtime_checkable
 class Tasks(Protocol):
     """A distribution of tasks. The same generator state draws the same tasks."""
@@ -115,6 +153,7 @@ class Measure:
 LOSS = Measure("loss")
 ACCURACY = Measure("accuracy", higher_is_better=True, percent=True)
 RETURN = Measure("return", higher_is_better=True)
+REGRET = Measure("regret")
 Scores = Mapping[Measure, Tensor]
 
 
@@ -151,6 +190,20 @@ class Choosy(Protocol):
 
     outer_optimizer: Callable[..., torch.optim.Optimizer]
     outer_lr: float
+
+
+@runtime_checkable
+class Estimated(Protocol):
+    """A learner with an estimator of its own, which ``fit`` takes where none is asked for; autograd otherwise."""
+
+    estimator: Estimator
+
+
+@runtime_checkable
+class Paired(Protocol):
+    """A learner whose comparison with others on the same tasks is best made by another score than its headline."""
+
+    compared_by: Measure
 
 
 @runtime_checkable

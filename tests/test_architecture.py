@@ -24,6 +24,7 @@ FLOORS = {
     "tasks": 4,
     "inner": 5,
     "learners": 6,
+    "agents": 6.5,
     "judging": 7,
     "outer": 7.5,  # half a floor up: an outer loop judges as it goes
     "search": 7.6,

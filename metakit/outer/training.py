@@ -15,7 +15,7 @@ from torch import nn
 from tqdm import tqdm
 
 from metakit.checks import in_words, whole
-from metakit.contracts import Choosy, Combine, Estimator, Tasks
+from metakit.contracts import Choosy, Combine, Estimated, Estimator, Tasks
 from metakit.nn.lending import train
 from metakit.outer.run import DivergedError, History, Run
 from metakit.outer.schedules import Schedule
@@ -151,14 +151,18 @@ class Training:
         optimizer = _optimizer(self.learner, self.optimizer, self.lr)
         timed, run = self.minutes is not None, Run(self.steps, self.minutes)
         schedule = None if self.schedule is None else Schedule(self.schedule, optimizer, steps=self.steps, timed=timed)
-        carries = self.estimator not in (None, "full")
+        estimator = self.estimator
+        if estimator is None and isinstance(self.learner, Estimated):
+            estimator = self.learner.estimator
+        carries = estimator not in (None, "full")
         state = State(
             *(self.learner, optimizer, schedule, run, self.tasks, self.meta_batch, self.seed, place), carries=carries
         )
         if self.resume:
             state.restore(self.checkpoint if self.resume is True else self.resume)
-        names = ("estimator", "combine", "compile", "chunk", "autocast", "clip")
-        outer_step = OuterStep(self.learner, optimizer, **{name: getattr(self, name) for name in names})
+        names = ("combine", "compile", "chunk", "autocast", "clip")
+        options = {name: getattr(self, name) for name in names}
+        outer_step = OuterStep(self.learner, optimizer, estimator=estimator, **options)
         run.loop = self._loop(run, state, outer_step)
         return run
 

@@ -5,6 +5,7 @@ from metakit.data.clusters import kmeans
 from metakit.data.datasets import digits, omniglot
 from metakit.data.glyphs import Glyphs
 from metakit.data.labelled import LabelledData
+from metakit.tasks.bandits import BanditBatch, Bandits
 from metakit.tasks.disjoint import check_disjoint
 from metakit.tasks.episodes import Episodes
 from metakit.tasks.jobs import JobBatch, Quadratics, TrainingJobs
@@ -14,6 +15,8 @@ from metakit.tasks.tables import InventedTables
 
 __all__ = [
     "Augment",
+    "BanditBatch",
+    "Bandits",
     "Episodes",
     "Glyphs",
     "InventedTables",
