@@ -84,12 +84,14 @@ class Turn:
         done: whether an episode ended with this action, ``[T]``, boolean; ``None`` if none ever does within a trial.
         merit: what the action was worth to one who knows the world: how far its expected return lies below the best,
             ``[T]``, at most 0. For training and judging alone; ``None`` where it is not known.
+        merits: the merit of every action that could have been taken, ``[T, A]``, where all are known.
     """
 
     reward: Tensor
     observation: Tensor | None = None
     done: Tensor | None = None
     merit: Tensor | None = None
+    merits: Tensor | None = None
 
 
 @runtime_checkable
@@ -118,6 +120,14 @@ class Tasks(Protocol):
     def sample(
         self, n_tasks: int, *, generator: torch.Generator | None = None, device: torch.device | None = None
     ) -> Any: ...
+
+
+@runtime_checkable
+class Plentiful(Protocol):
+    """Tasks so small that judging draws more of them at once than the usual 50."""
+
+    @property
+    def drawn_at_once(self) -> int: ...
 
 
 # --- Who learns. ---

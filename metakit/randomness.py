@@ -10,6 +10,11 @@ from torch import Tensor
 _turns = threading.RLock()
 
 
+def apart(seed: int) -> int:
+    """A seed for what happens in tasks, other than the seed by which they are drawn: luck must not know the tasks."""
+    return (seed + 0x5851F42D4C957F2D) % 2**63
+
+
 class Dice:
     """One job's place in torch's own generator: ``with dice:`` goes on from there, and gives the generator back.
 

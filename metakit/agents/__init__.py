@@ -2,8 +2,30 @@
 
 from metakit.agents.agent import Agent
 from metakit.agents.arms import ArmsAgent
+from metakit.agents.attentive import Attentive
+from metakit.agents.counts import Counting
+from metakit.agents.exact import BayesOptimal
+from metakit.agents.gittins import Gittins, gittins_index
+from metakit.agents.players import UCB1, Optimistic, Player, Thompson
 from metakit.agents.ppo import PPO
 from metakit.agents.recurrent import RL2
 from metakit.agents.trial import Held, Played, play
 
-__all__ = ["PPO", "RL2", "Agent", "ArmsAgent", "Held", "Played", "play"]
+__all__ = [
+    "PPO",
+    "RL2",
+    "UCB1",
+    "Agent",
+    "ArmsAgent",
+    "Attentive",
+    "BayesOptimal",
+    "Counting",
+    "Gittins",
+    "Held",
+    "Optimistic",
+    "Played",
+    "Player",
+    "Thompson",
+    "gittins_index",
+    "play",
+]

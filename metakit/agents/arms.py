@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from metakit.agents.agent import Agent
+from metakit.agents.counts import Counting
 from metakit.agents.trial import Played, State
 from metakit.checks import choice, whole
 from metakit.saving import saved
 from metakit.tasks.bandits import KINDS
 
-_FEATURES = 9
+_EACH, _SHARED = 5, 5  # what is seen of an arm, and of the trial
 
 
 @saved
-class ArmsAgent(Agent):
+class ArmsAgent(Counting, Agent):
     """One network for every number of arms and pulls: it learns how much not knowing an arm is worth.
 
         index_a = m_a + s_a f(arm a, all arms, pulls left),    pi(a) ~ exp(index_a / tau)
@@ -50,7 +50,7 @@ class ArmsAgent(Agent):
     def __init__(self, kind: str = "bernoulli", *, hidden: int = 32) -> None:
         super().__init__()
         self.kind, self.hidden = choice("kind", kind, KINDS), whole("hidden", hidden)
-        self.arm = nn.Sequential(nn.Linear(_FEATURES, self.hidden), nn.Tanh())
+        self.arm, self.trial = nn.Linear(_EACH, self.hidden), nn.Linear(_SHARED, self.hidden, bias=False)
         self.joint = nn.Linear(2 * self.hidden, self.hidden)
         self.apart = nn.Linear(self.hidden, self.hidden, bias=False)
         self.bonus, self.critic, self.log_tau = (
@@ -63,18 +63,10 @@ class ArmsAgent(Agent):
         nn.init.constant_(self.bonus.bias, 0.5)
         nn.init.constant_(self.log_tau.bias, math.log(0.03))
 
-    def begin(self, n_tasks: int, arms: int | None, pulls: int, observation: Tensor | None, device: Any) -> State:
-        if arms is None:
-            raise ValueError("an ArmsAgent is told the number of arms: start(n_tasks, arms=5, pulls=100).")
-        if observation is not None:
-            raise ValueError("an ArmsAgent sees nothing but its rewards; these worlds show something. Take mk.RL2.")
-        return {"pulled": torch.zeros(n_tasks, arms, device=device), "paid": torch.zeros(n_tasks, arms, device=device)}
-
-    def remember(
-        self, state: State, action: Tensor, reward: Tensor, observation: Tensor | None, done: Tensor | None
-    ) -> State:
-        which = nn.functional.one_hot(action, state["pulled"].shape[-1]).to(reward.dtype)
-        return {"pulled": state["pulled"] + which, "paid": state["paid"] + which * reward[..., None]}
+    @property
+    def counted_in(self) -> torch.dtype:  # type: ignore[override]
+        """The precision of its weights."""
+        return self.bonus.weight.dtype
 
     def policy(self, state: State) -> tuple[Tensor, Tensor]:
         left = state["pulled"].new_tensor(float(state["steps"] - state["k"]))
@@ -93,24 +85,23 @@ class ArmsAgent(Agent):
     def _told(self, pulled: Tensor, paid: Tensor, left: Tensor) -> tuple[Tensor, Tensor]:
         """Logits ``[..., arms]`` and values ``[...]`` from what was pulled and paid, ``[..., arms]``."""
         m, s = self._belief(pulled, paid)
-        top = (m + s).amax(-1, keepdim=True)
-        best = m.amax(-1, keepdim=True)
-        log_left = (left.log() / 6)[..., None].expand_as(best)
-        arms = torch.full_like(best, math.log(m.shape[-1]) / 4)
-        each = [m, 4 * s, (pulled + 1).log() / 6, (best - m) / s / 3, (top - m) / s / 3]
+        best, most = m.amax(-1), (m + s).amax(-1)
+        each = [m, 4 * s, (pulled + 1).log() / 6, (m - best[..., None]) / s / 3, (m - most[..., None]) / s / 3]
+        done = (pulled.sum(-1) + 1).log()
+        clock = left.log().expand_as(best)
         shared = [
-            log_left,
-            arms,
             best,
-            ((pulled.sum(-1, keepdim=True) + 1) / left[..., None].expand_as(best)).log() / 6,
+            4 * (most - best),
+            clock / 6,
+            (done - clock) / 6,
+            torch.full_like(best, math.log(m.shape[-1]) / 4),
         ]
-        rows = torch.stack([x.clamp(-3, 3) if x.shape == m.shape else x.expand_as(m) for x in (*each, *shared)], -1)
-        rows = self.arm(rows)
+        about = torch.stack(shared, -1)
+        rows = torch.relu(self.arm(torch.stack(each, -1).clamp(-3, 3)) + self.trial(about)[..., None, :])
         joint = self.joint(torch.cat([rows.mean(-2), rows.amax(-2)], -1))
-        inside = torch.tanh(self.apart(rows) + joint[..., None, :])
-        index = m + s * self.bonus(inside)[..., 0]
-        both = torch.tanh(joint)
-        return index * (-self.log_tau(both)).exp(), self.critic(both)[..., 0] * left.sqrt()
+        inside = torch.relu(self.apart(rows) + joint[..., None, :])
+        index, joint = m + s * self.bonus(inside)[..., 0], torch.relu(joint)
+        return index * (-self.log_tau(joint)).exp(), self.critic(joint)[..., 0] * left.sqrt()
 
     def _belief(self, pulled: Tensor, paid: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of what each arm pays, after what it paid."""

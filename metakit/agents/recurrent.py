@@ -60,10 +60,7 @@ class RL2(Agent):
         self.reward_mean = real("reward_mean", reward_mean)
         self.reward_spread = real("reward_spread", reward_spread, above=0.0)
         self.body = nn.Flatten() if body is None else body
-        features = 0
-        if self.observation:
-            with torch.no_grad():
-                features = self.body(torch.zeros(2, *self.observation)).shape[1]
+        features = features_of(self.body, self.observation)
         self.memory = nn.GRU(features + 2 * self.actions + 2 + _CLOCK, self.hidden, batch_first=True)
         self.head, self.critic = nn.Linear(self.hidden, self.actions), nn.Linear(self.hidden, 1)
         for tensor in (*self.head.parameters(), *self.critic.parameters()):
@@ -74,16 +71,15 @@ class RL2(Agent):
             raise ValueError(
                 f"this RL2 was made for {self.actions} actions, and the worlds have {arms}. Make it with RL2({arms})."
             )
-        self._check(observation, n_tasks)
-        nothing = torch.zeros(n_tasks, 2 * self.actions + 2, device=device)
-        return self._read(
-            {"arms": self.actions}, torch.zeros(n_tasks, self.hidden, device=device), nothing, observation, 0, pulls
-        )
+        check_sight(self.observation, observation, n_tasks)
+        like = self.head.weight
+        nothing, before = (like.new_zeros(n_tasks, size) for size in (2 * self.actions + 2, self.hidden))
+        return self._read({"arms": self.actions}, before, nothing, observation, 0, pulls)
 
     def remember(
         self, state: State, action: Tensor, reward: Tensor, observation: Tensor | None, done: Tensor | None
     ) -> State:
-        self._check(observation, len(action))
+        check_sight(self.observation, observation, len(action))
         told = self._told(action, reward, done)
         return self._read({}, state["hidden"], told, observation, state["k"] + 1, state["steps"])
 
@@ -97,8 +93,8 @@ class RL2(Agent):
         told = torch.cat([start["told"][:, None], told], 1)
         seen = played.observations
         features = [] if seen is None else [self.body(seen.flatten(0, 1)).unflatten(0, (n_tasks, length))]
-        clock = torch.stack([self._clock(start["k"] + k, start["steps"], told) for k in range(length)])
-        rows = torch.cat([*features, told, clock.expand(n_tasks, -1, -1)], -1)
+        ticks = torch.stack([clock(start["k"] + k, start["steps"], told) for k in range(length)])
+        rows = torch.cat([*features, told, ticks.expand(n_tasks, -1, -1)], -1)
         hidden, _ = self.memory(rows, start["before"][None])
         left = start["steps"] - start["k"] - torch.arange(length, device=rows.device, dtype=rows.dtype)
         return self._heads(hidden, left)
@@ -107,27 +103,40 @@ class RL2(Agent):
         self, state: State, before: Tensor, told: Tensor, observation: Tensor | None, k: int, steps: int
     ) -> State:
         features = [] if observation is None else [self.body(observation)]
-        rows = torch.cat([*features, told, self._clock(k, steps, told).expand(len(told), -1)], -1)
+        rows = torch.cat([*features, told, clock(k, steps, told).expand(len(told), -1)], -1)
         _, hidden = self.memory(rows[:, None], before[None])
         return state | {"before": before, "hidden": hidden[0], "told": told, "observation": observation}
 
     def _told(self, action: Tensor, reward: Tensor, done: Tensor | None) -> Tensor:
-        """What came of the last action: itself, bound to its reward, the reward, whether an episode ended."""
-        reward = ((reward - self.reward_mean) / self.reward_spread)[..., None]
-        which = nn.functional.one_hot(action, self.actions).to(reward.dtype)
-        ended = torch.zeros_like(reward) if done is None else done[..., None].to(reward.dtype)
-        return torch.cat([which, which * reward, reward, ended], -1)
-
-    def _clock(self, k: int, steps: int, like: Tensor) -> Tensor:
-        return like.new_tensor([k / steps, (steps - k) ** -0.5, (k + 1) ** -0.5])
+        return told_of(action, self.actions, (reward - self.reward_mean) / self.reward_spread, done)
 
     def _heads(self, hidden: Tensor, left: Tensor) -> tuple[Tensor, Tensor]:
         return self.head(hidden), self.critic(hidden)[..., 0] * left.sqrt()
 
-    def _check(self, observation: Tensor | None, n_tasks: int) -> None:
-        shape = None if observation is None else tuple(observation.shape)
-        wanted = (n_tasks, *self.observation) if self.observation else None
-        if shape != wanted:
-            told = "nothing" if wanted is None else str(list(wanted))
-            got = "nothing" if shape is None else str(list(shape))
-            raise ValueError(f"this RL2 sees {told}, and got {got}. Make it with observation={shape and shape[1:]!r}.")
+
+def told_of(action: Tensor, actions: int, reward: Tensor, done: Tensor | None) -> Tensor:
+    """What came of an action: itself, bound to its reward, the reward, whether an episode ended; ``[..., 2 A + 2]``."""
+    which, reward = nn.functional.one_hot(action, actions).to(reward.dtype), reward[..., None]
+    ended = torch.zeros_like(reward) if done is None else done[..., None].to(reward.dtype)
+    return torch.cat([which, which * reward, reward, ended], -1)
+
+
+def clock(k: int, steps: int, like: Tensor) -> Tensor:
+    """What time of the trial it is, ``[3]``."""
+    return like.new_tensor([k / steps, (1 + steps - k) ** -0.5, (1 + k) ** -0.5])
+
+
+def features_of(body: nn.Module, observation: tuple[int, ...]) -> int:
+    """Numbers that a network makes of an observation of this shape."""
+    if not observation:
+        return 0
+    with torch.no_grad():
+        return int(body(torch.zeros(2, *observation)).shape[1])
+
+
+def check_sight(wanted: tuple[int, ...], observation: Tensor | None, n_tasks: int) -> None:
+    """Refuse an observation of another shape than the agent was made for."""
+    shape = None if observation is None else tuple(observation.shape)
+    if shape != ((n_tasks, *wanted) if wanted else None):
+        told, got = (str([n_tasks, *wanted]) if wanted else "nothing"), ("nothing" if shape is None else str([*shape]))
+        raise ValueError(f"this agent sees {told}, and got {got}. Make it with observation={shape and shape[1:]!r}.")

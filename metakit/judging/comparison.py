@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from metakit.checks import in_words, whole
-from metakit.contracts import ACCURACY, LOSS, Batch, Measure, Tasks
+from metakit.contracts import ACCURACY, LOSS, Batch, Measure, Paired, Tasks
 from metakit.judging.evaluation import Evaluation, evaluate, half_width
 
 
@@ -101,6 +101,9 @@ def compare(
 ) -> Comparison:
     """Judge several learners on the very same episodes, after their last inner step.
 
+    The score is the first that all of them have: one by which a learner is best compared (``contracts.Paired``; agents
+    by their regret, in which the luck of the rewards is not), then headlines.
+
     Arguments:
         learners: by name, each a learner or a list of copies of it, trained from different seeds.
         tasks: the task distribution, or a batch of fixed tasks.
@@ -130,7 +133,8 @@ def compare(
         for name, made in copies.items()
     }
     every = [result for made in judged.values() for results in made for result in results]
-    measure = _shared_measure(every)
+    wanted = [one.compared_by for made in copies.values() for one in made if isinstance(one, Paired)]
+    measure = _shared_measure(every, wanted)
     scores = {
         name: torch.stack([torch.cat([result.scores[measure][:, -1] for result in results]) for results in made])
         for name, made in judged.items()
@@ -141,9 +145,13 @@ def compare(
     return Comparison(scores, reference or best, measure, named)
 
 
-def _shared_measure(results: Sequence[Evaluation]) -> Measure:
-    """The first measure, headlines before others, that all results have."""
-    for measure in [result.measure for result in results] + [m for result in results for m in result.scores]:
+def _shared_measure(results: Sequence[Evaluation], wanted: Sequence[Measure]) -> Measure:
+    """The first measure that all results have: one that a learner wants, a headline, any other."""
+    for measure in [
+        *wanted,
+        *(result.measure for result in results),
+        *(m for result in results for m in result.scores),
+    ]:
         if all(measure in result.scores for result in results):
             return measure
     names = sorted({str(result.measure) for result in results})

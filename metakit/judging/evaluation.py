@@ -11,10 +11,23 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from metakit.checks import in_words, whole
-from metakit.contracts import ACCURACY, LOSS, Batch, Company, Judged, Learner, Measure, Scores, Tasks, losses_of, pieces
+from metakit.contracts import (
+    ACCURACY,
+    LOSS,
+    Batch,
+    Company,
+    Judged,
+    Learner,
+    Measure,
+    Plentiful,
+    Scores,
+    Tasks,
+    losses_of,
+    pieces,
+)
 from metakit.learners import check_protocol
 from metakit.nn.lending import shadow
-from metakit.randomness import Dice
+from metakit.randomness import Dice, apart
 from metakit.threads import threads_for_batch
 
 # Tasks are drawn this many at a time, whatever the chunk: the same seed gives the same tasks on any machine.
@@ -35,6 +48,7 @@ class Evaluation:
         axis: what the stages count.
         at: the count at which each stage stands; 0, 1, ... when left out.
         headline: the measure that comes first; one of the others, if there are any, when left out.
+        reference: what another learner made of the very same tasks, at the same stages.
 
     Example:
         >>> result = Evaluation(torch.tensor([[2.0, 1.0], [4.0, 1.0]]), None, "inductive")
@@ -49,6 +63,7 @@ class Evaluation:
     axis: str = "inner steps"
     at: Sequence[int] = ()
     headline: Measure | None = None
+    reference: Evaluation | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "at", tuple(self.at) or tuple(range(self.score.shape[1])))
@@ -84,6 +99,45 @@ class Evaluation:
         half = half_width(self.score)
         return self.mean() - half, self.mean() + half
 
+    def difference(self, measure: Measure | None = None) -> tuple[Tensor, Tensor]:
+        """Mean of score minus the reference's on the same task, and half of its 95% interval, ``[stages]`` each.
+
+            d_t = s_t - r_t,    mean(d) +- 1.96 std(d) / sqrt(n_tasks)
+
+        What makes a task easy or hard for both cancels. The first shared measure is taken when left out.
+
+        Raises:
+            ValueError: if there is no reference, or it has no such score.
+        """
+        ours, theirs = self._pairs(measure)
+        return (ours - theirs).mean(0), half_width(ours - theirs)
+
+    def ratio(self, measure: Measure | None = None) -> tuple[Tensor, Tensor]:
+        """Mean score divided by the reference's mean, and half of its 95% interval over tasks, ``[stages]`` each.
+
+            R = mean(s) / mean(r),    R +- 1.96 std(s_t - R r_t) / (mean(r) sqrt(n_tasks))
+
+        For scores above 0 such as squared errors, at large ``n_tasks``. Errors as in ``difference``.
+
+        Source: the ratio estimator of survey sampling, Cochran 1977, section 6.3.
+        """
+        ours, theirs = self._pairs(measure)
+        ratio = ours.mean(0) / theirs.mean(0)
+        return ratio, half_width(ours - ratio * theirs) / theirs.mean(0).abs()
+
+    def _pairs(self, measure: Measure | None) -> tuple[Tensor, Tensor]:
+        """The scores of both, ``[n_tasks, stages]``."""
+        if self.reference is None:
+            raise ValueError(
+                "this was judged without a reference. Give one: mk.evaluate(learner, tasks, reference=...)."
+            )
+        shared = [each for each in self.scores if each in self.reference.scores]
+        if not shared or (measure is not None and measure not in shared):
+            named = ", ".join(map(str, shared)) or "none"
+            raise ValueError(f"measure must be a score of both, got {measure}. They share: {named}.")
+        chosen = shared[0] if measure is None else measure
+        return self.scores[chosen], self.reference.scores[chosen]
+
     def __str__(self) -> str:
         mean, half = float(self.mean()[-1]), float(half_width(self.score)[-1])
         tasks = len(self.score)
@@ -114,10 +168,12 @@ def evaluate(
     protocol: str | None = None,
     chunk: int | None = None,
     progress: bool = False,
+    reference: nn.Module | None = None,
 ) -> Evaluation:
     """Judge a learner on freshly drawn tasks, after each stage of its inner loop, in evaluation mode.
 
-    Nothing is written into the learner, its mode included.
+    Nothing is written into the learner, its mode included. Where tasks differ in the length of their inner loop, as
+    trials of different numbers of pulls do, each is judged at its end alone.
 
     Arguments:
         learner: any learner. One with ``scores``, as the learners here, is judged by them; another one by its loss.
@@ -128,9 +184,11 @@ def evaluate(
         protocol: ``"transductive"`` or ``"inductive"``; the learner's own when left out. The result names it.
         chunk: tasks to run at once; chosen by the learner when left out.
         progress: show a bar.
+        reference: another learner, to be judged on the very same tasks, such as exact Bayes beside one that learns in
+            context; the result tells the ``difference`` and the ``ratio``, stage by stage.
 
     Raises:
-        ValueError: if a number is out of its range.
+        ValueError: if a number is out of its range, or the reference is judged at other stages.
 
     Example:
         >>> import metakit as mk
@@ -146,20 +204,49 @@ def evaluate(
     protocol = check_protocol(str(protocol or own))
     parameter = next(learner.parameters(), None)
     device = None if parameter is None else parameter.device  # without parameters, where the tasks are
-    reader, dice, found, at = shadow(learner), Dice(seed, device), [], ()
+    learners = [learner] if reference is None else [learner, reference]
+    made = [(one, _Found(shadow(one), Dice(apart(seed), device))) for one in learners]
     batches = _drawn(tasks, n_tasks, seed, device) if isinstance(tasks, Tasks) else [tasks]
     with torch.no_grad(), tqdm(total=n_tasks, unit="task", delay=2, disable=not progress) as bar:
         for batch in batches:
-            for piece in pieces(reader, batch, training=False, size=chunk):
-                with threads_for_batch(piece), dice:
-                    at, scores = zip(*judged(reader, piece, steps, protocol), strict=True)
-                found.append({m: torch.stack([stage[m] for stage in scores], 1).cpu() for m in scores[0]})
+            for piece in pieces(made[0][1].reader, batch, training=False, size=chunk):
+                for _, found in made:
+                    found.judge(piece, steps, protocol)
                 bar.update(len(piece))
-    headline = next(iter(found[0]))
-    whole_scores = {measure: torch.cat([part[measure] for part in found]) for measure in found[0]}
-    loss, accuracy = whole_scores.pop(LOSS, None), whole_scores.pop(ACCURACY, None)
-    axis = learner.axis if isinstance(learner, Judged) else ""
-    return Evaluation(loss, accuracy, stated(learner, protocol), whole_scores, axis, at, headline)
+    results = [found.result(one, protocol) for one, found in made]
+    if reference is None:
+        return results[0]
+    if results[0].at != results[1].at:
+        raise ValueError(
+            f"a reference must be judged at the same stages: the learner's are {results[0].at}, the reference's "
+            f"{results[1].at}. Give both the same sizes, or steps."
+        )
+    return dataclasses.replace(results[0], reference=results[1])
+
+
+class _Found:
+    """The scores of one learner, piece by piece."""
+
+    def __init__(self, reader: nn.Module, dice: Dice) -> None:
+        self.reader, self.dice = reader, dice
+        self.parts: list[dict[Measure, Tensor]] = []
+        self.at: list[tuple[int, ...]] = []
+
+    def judge(self, piece: Any, steps: int | None, protocol: str) -> None:
+        with threads_for_batch(piece), self.dice:
+            at, scores = zip(*judged(self.reader, piece, steps, protocol), strict=True)
+        self.at.append(at)
+        self.parts.append({m: torch.stack([stage[m] for stage in scores], 1).cpu() for m in scores[0]})
+
+    def result(self, learner: nn.Module, protocol: str) -> Evaluation:
+        headline, at = next(iter(self.parts[0])), self.at[-1]
+        first = (
+            0 if len(set(self.at)) == 1 else -1
+        )  # inner loops of different lengths have no stage in common but the last
+        scores = {measure: torch.cat([part[measure][:, first:] for part in self.parts]) for measure in self.parts[0]}
+        loss, accuracy = scores.pop(LOSS, None), scores.pop(ACCURACY, None)
+        axis = learner.axis if isinstance(learner, Judged) and first == 0 else ""
+        return Evaluation(loss, accuracy, stated(learner, protocol), scores, axis, at[first:], headline)
 
 
 def judged(learner: Learner, batch: Batch, steps: int | None, protocol: str) -> Iterator[tuple[int, Scores]]:
@@ -179,5 +266,6 @@ def stated(learner: Learner, protocol: str) -> str:
 
 def _drawn(tasks: Tasks, n_tasks: int, seed: int, device: torch.device | None) -> Iterable[Any]:
     generator = torch.Generator(device or "cpu").manual_seed(seed)
-    for start in range(0, n_tasks, _DRAWN_AT_ONCE):
-        yield tasks.sample(min(_DRAWN_AT_ONCE, n_tasks - start), generator=generator, device=device)
+    at_once = tasks.drawn_at_once if isinstance(tasks, Plentiful) else _DRAWN_AT_ONCE
+    for start in range(0, n_tasks, at_once):
+        yield tasks.sample(min(at_once, n_tasks - start), generator=generator, device=device)

@@ -14,7 +14,7 @@ from metakit.nn.lending import lent
 from metakit.outer.estimate import direct
 from metakit.tasks.batch import TaskBatch
 
-Made = Callable[[TaskBatch], Estimate]
+Made = Callable[[dict[str, Tensor]], Estimate]
 
 
 class Compiled:
@@ -30,14 +30,14 @@ class Compiled:
     def __call__(self, learner: Learner, parameters: Mapping[str, Tensor], batch: Any, carry: Any) -> Estimate:
         if self._possible:
             try:
-                return self._ready(learner, parameters, batch)(batch)
+                return self._of(learner, parameters, batch)
             except Exception as error:
                 lines = str(error).strip().splitlines() or [type(error).__name__]
                 warnings.warn(f"compile=True is not possible here, going on without: {lines[0]}", stacklevel=5)
                 self._possible = False
         return direct(learner, parameters, batch, carry)
 
-    def _ready(self, learner: Any, parameters: Mapping[str, Tensor], batch: Any) -> Made:
+    def _of(self, learner: Any, parameters: Mapping[str, Tensor], batch: Any) -> Estimate:
         if not isinstance(batch, TaskBatch):
             raise TypeError(f"tasks must be TaskBatch, got {type(batch).__name__}")
         tensors, _ = _tensors(batch)
@@ -47,7 +47,7 @@ class Compiled:
             with warnings.catch_warnings():  # the compiler's, about its own parts
                 warnings.simplefilter("ignore")
                 self._made[key] = make(learner, parameters, batch)
-        return self._made[key]
+        return self._made[key](tensors)
 
 
 def _fused(learner: nn.Module, parameters: Mapping[str, Tensor], batch: TaskBatch) -> Made:
@@ -58,27 +58,26 @@ def _fused(learner: nn.Module, parameters: Mapping[str, Tensor], batch: TaskBatc
     import torch._inductor
     from torch.fx.experimental.proxy_tensor import make_fx  # a second to import, for those who compile
 
-    names, (_, others) = list(parameters), _tensors(batch)
+    names, (first, others) = list(parameters), _tensors(batch)
 
     def gradient(*arguments: Tensor) -> list[Tensor | None]:
         stand_ins = {n: p.detach().requires_grad_() for n, p in zip(names, arguments, strict=False)}
-        tensors: dict[str, Any] = dict(zip(_tensors(batch)[0], arguments[len(names) :], strict=True))
+        tensors: dict[str, Any] = dict(zip(first, arguments[len(names) :], strict=True))
         tasks = TaskBatch.trusted(**tensors, **others)
         found = direct(lent(learner, stand_ins), stand_ins, tasks, None)
         return [found.loss, found.size, *found.grads]
 
-    def arguments(batch: TaskBatch) -> list[Tensor]:
+    def arguments(tensors: dict[str, Tensor]) -> list[Tensor]:
         """In one layout, on which the compiled function counts."""
-        tensors, _ = _tensors(batch)
         return [*(p.detach() for p in parameters.values()), *(t.contiguous() for t in tensors.values())]
 
     with torch.no_grad():
-        graph = _rewrite_products(make_fx(gradient)(*arguments(batch)))
-        compiled = torch._inductor.compile(graph, [*arguments(batch)])
+        graph = _rewrite_products(make_fx(gradient)(*arguments(first)))
+        compiled = torch._inductor.compile(graph, [*arguments(first)])
 
-    def call(batch: TaskBatch) -> Estimate:
+    def call(tensors: dict[str, Tensor]) -> Estimate:
         with torch.no_grad():
-            loss, size, *grads = compiled(*arguments(batch))
+            loss, size, *grads = compiled(*arguments(tensors))
         return Estimate(loss, grads, size=size)
 
     return call
@@ -101,8 +100,9 @@ def _recorded(learner: nn.Module, parameters: Mapping[str, Tensor], batch: TaskB
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             result = direct(learner, parameters, held, None)
 
-    def call(batch: TaskBatch) -> Estimate:
-        places, tensors = _tensors(held)[0], _tensors(batch)[0]
+    places, _ = _tensors(held)
+
+    def call(tensors: dict[str, Tensor]) -> Estimate:
         for name, place in places.items():
             place.copy_(tensors[name])
         graph.replay()

@@ -16,7 +16,7 @@ from metakit.files import read_checkpoint, write_checkpoint
 from metakit.judging import evaluate
 from metakit.outer.run import History, Run
 from metakit.outer.schedules import Schedule
-from metakit.randomness import Dice
+from metakit.randomness import Dice, apart
 
 _VALIDATION_TASKS = 100
 _VALIDATION_SEED = 1_000_003
@@ -45,7 +45,7 @@ class State:
         self.learner, self.optimizer, self.schedule, self.run = learner, optimizer, schedule, run
         self.tasks, self.meta_batch, self.place, self.carries = tasks, meta_batch, place, carries
         self.generator = torch.Generator(place).manual_seed(seed)
-        self.dice = Dice(seed, place)
+        self.dice = Dice(apart(seed), place)
         self.pace = learner.pace if isinstance(learner, Paced) else None
         self.best: dict[str, Any] | None = None
         self.carry: Any = None

@@ -95,20 +95,23 @@ class OuterStep:
     def _of_chunks(self, batch: Any, carry: Any) -> Estimate:
         """The estimate of a whole batch: the mean of those of its chunks, each counted by its tasks."""
         chunks = list(pieces(self.learner, batch, training=True, size=self.chunk))
+        if len(chunks) == 1:
+            return self._of_chunk(batch, carry)
         total, carries = None, []
         for piece, left in zip(chunks, carry or [None] * len(chunks), strict=True):
-            with self._precision(batch.device):
-                found = self._checked(self._estimate(self.learner, self.parameters, piece, left))
+            found = self._of_chunk(piece, left)
             carries.append(found.carry)
-            total = found if len(chunks) == 1 else _added(total, found, len(piece) / len(batch), self.parameters)
+            total = _added(total, found, len(piece) / len(batch), self.parameters)
         assert total is not None
         done = [left is None for left in carries]
         if any(done) and not all(done):
             raise ValueError("an estimator must be done with all chunks of a batch at the same move. Or set chunk=T.")
         return dataclasses.replace(total, carry=None if all(done) else carries)
 
-    def _checked(self, found: Any) -> Estimate:
-        """What an estimator gave, if it is an estimate of these parameters' gradients."""
+    def _of_chunk(self, piece: Any, carry: Any) -> Estimate:
+        """What the estimator gives, if it is an estimate of these parameters' gradients."""
+        with self._precision(piece.device) if self.autocast else contextlib.nullcontext():
+            found: Any = self._estimate(self.learner, self.parameters, piece, carry)
         if not isinstance(found, Estimate) or len(found.grads) != len(self.parameters):
             told = f"{len(found.grads)} gradients" if isinstance(found, Estimate) else type(found).__name__
             raise TypeError(
@@ -127,8 +130,6 @@ class OuterStep:
         self.optimizer.step()
 
     def _precision(self, device: torch.device) -> contextlib.AbstractContextManager[Any]:
-        if not self.autocast:
-            return contextlib.nullcontext()
         # What is recorded must cast the weights again each time, not find those cast before.
         return torch.autocast(device.type, self.autocast, cache_enabled=not self._whole)
 

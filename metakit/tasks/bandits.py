@@ -51,7 +51,8 @@ class BanditBatch:
     def step(self, state: dict[str, Tensor], action: Tensor) -> tuple[dict[str, Tensor], Turn]:
         mean = self.means.gather(1, action[:, None])[:, 0]
         reward = torch.bernoulli(mean) if self.kind == "bernoulli" else mean + self.noise * torch.randn_like(mean)
-        return state, Turn(reward, merit=mean - self.best)
+        merits = self.means - self.best[:, None]
+        return state, Turn(reward, merit=mean - self.best, merits=merits)
 
     def __len__(self) -> int:
         return len(self.means)
@@ -95,8 +96,8 @@ class Bandits:
     Source: the Bernoulli arms, Duan et al. 2016, section 3.1.
     """
 
-    arms: int | tuple[int, int] = 5
-    pulls: int | tuple[int, int] = 100
+    arms: Any = 5
+    pulls: Any = 100
     _: dataclasses.KW_ONLY
     kind: str = "bernoulli"
     noise: float = 1.0
@@ -106,6 +107,11 @@ class Bandits:
         object.__setattr__(self, "pulls", whole_span("pulls", self.pulls))
         object.__setattr__(self, "kind", choice("kind", self.kind, KINDS))
         object.__setattr__(self, "noise", real("noise", self.noise, least=0.0))
+
+    @property
+    def drawn_at_once(self) -> int:
+        """Bandits to judge on at once: many, unless each batch has its own size."""
+        return 50 if self.arms[0] < self.arms[1] or self.pulls[0] < self.pulls[1] else 500
 
     def sample(
         self,
