@@ -4,7 +4,7 @@ tasks.sample(T) -> TaskBatch -> learner(batch) -> losses [T] -> fit(...) -> eval
 """
 
 from metakit import agents, contracts, data, models, nn, recipes, search, tasks
-from metakit.agents import PPO, RL2, ArmsAgent
+from metakit.agents import PPO, RL2, ArmsAgent, PolicyMAML
 from metakit.inner import (
     SGD,
     Adam,
@@ -21,9 +21,14 @@ from metakit.inner import (
 from metakit.judging import Comparison, Evaluation, compare, evaluate
 from metakit.learners import (
     MAML,
+    BayesLinear,
     ConjugateGradients,
+    ExactGP,
     FineTune,
+    GridGP,
     ImplicitMAML,
+    InContext,
+    LeastSquares,
     Matching,
     MultiStep,
     NearestNeighbour,
@@ -45,6 +50,7 @@ __all__ = [
     "SGD",
     "Adam",
     "ArmsAgent",
+    "BayesLinear",
     "Clipped",
     "Comparison",
     "ConjugateGradients",
@@ -52,17 +58,22 @@ __all__ = [
     "DivergedError",
     "Evaluation",
     "Evolution",
+    "ExactGP",
     "FineTune",
+    "GridGP",
     "History",
     "Hypergradient",
     "ImplicitMAML",
+    "InContext",
     "LearnedOptimizer",
     "LearnedSGD",
+    "LeastSquares",
     "Matching",
     "Momentum",
     "MultiStep",
     "NearestNeighbour",
     "PersistentEvolution",
+    "PolicyMAML",
     "ProtoNet",
     "RMSProp",
     "Reptile",

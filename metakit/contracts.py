@@ -84,14 +84,12 @@ class Turn:
         done: whether an episode ended with this action, ``[T]``, boolean; ``None`` if none ever does within a trial.
         merit: what the action was worth to one who knows the world: how far its expected return lies below the best,
             ``[T]``, at most 0. For training and judging alone; ``None`` where it is not known.
-        merits: the merit of every action that could have been taken, ``[T, A]``, where all are known.
     """
 
     reward: Tensor
     observation: Tensor | None = None
     done: Tensor | None = None
     merit: Tensor | None = None
-    merits: Tensor | None = None
 
 
 @runtime_checkable

@@ -37,7 +37,7 @@ FLOORS = {
     "widgets": 9,
     "__main__": 10,
 }
-HEAVY = ("matplotlib", "ipywidgets", "IPython", "jupyter_core", "sklearn", "pooch", "PIL", "typer")
+HEAVY = ("matplotlib", "ipywidgets", "IPython", "jupyter_core", "sklearn", "pooch", "PIL", "typer", "gymnasium")
 LONGEST_FILE, LONGEST_FUNCTION = 340, 44  # lines of code; of a function, its signature among them
 
 

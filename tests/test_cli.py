@@ -305,3 +305,30 @@ def test_train_optimizer_keeps_a_rule_for_any_loop(tmp_path):
     assert result.exit_code == 0, result.output
     assert "The rule is in" in result.output and "minus Adam, tuned per job" in result.output
     assert int(mk.load(path).trained_steps) > 0
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("bandits --arms 3-6 --pulls 10 --steps 2 --test-tasks 20", ["regret", "minus", "Thompson", "UCB1"]),
+        ("bandits --arms 3 --pulls 10 --agent rl2 --steps 2 --test-tasks 20", ["regret", "rl2"]),
+        ("mdp --episodes 2 --states 3 --actions 2 --horizon 3 --steps 2 --test-tasks 20", ["PSRL", "posterior mean"]),
+        ("navigation --steps 1 --meta-batch 2 --test-tasks 2 --inner-steps 1", ["inner steps", "return"]),
+    ],
+)
+def test_agents_are_trained_kept_and_judged_again(tmp_path, words, said):
+    path, kind = tmp_path / "agent.pt", words.split()[0]
+    result = run("train", *words.split(), "--save", str(path))
+    assert result.exit_code == 0, result.output
+    assert all(word in result.output for word in said)
+    sizes = {"bandits": "--arms 3 --pulls 20", "mdp": "--episodes 3 --states 3 --actions 2 --horizon 3"}
+    again = run("evaluate", str(path), kind, *sizes.get(kind, "").split(), "--test-tasks", "4")
+    assert again.exit_code == 0, again.output
+    assert "return" in again.output and "95% interval" in again.output
+
+
+def test_a_range_of_arms_is_read_or_refused():
+    refused = run("train", "bandits", "--arms", "few", "--steps", "1")
+    assert refused.exit_code == 2 and "--arms must be a number, or a range such as 5-50, got 'few'" in refused.output
+    refused = run("train", "bandits", "--arms", "5-10", "--agent", "rl2", "--steps", "1")
+    assert refused.exit_code == 2 and "--arms must be one number for --agent rl2" in refused.output

@@ -113,7 +113,7 @@ def test_ridge_without_noise_fits_the_support_set():
 
 
 def test_the_repr_shows_every_option():
-    assert repr(LinearRegression(rows=3)) == "LinearRegression(rows=3, features=10, noise=0.1, queries=3)"
+    assert repr(LinearRegression(rows=3)) == "LinearRegression(rows=3, features=10, noise=0.1, queries=3, sparse=None)"
     assert repr(Sinusoids(shots=1)).startswith("Sinusoids(shots=1, queries=10, amplitude=(0.1, 5.0)")
 
 

@@ -15,6 +15,7 @@ from metakit.checks import real, whole
 from metakit.saving import saved
 
 _CLOCK = 3
+_SHARP = 1.5  # of the first layer's attention at the beginning
 
 
 @saved
@@ -74,11 +75,16 @@ class Attentive(Agent):
         self.note = nn.Linear(2 * features + 2 * self.actions + 2, self.width)
         self.look = nn.Linear(features + _CLOCK, self.width)
         self.first = nn.Parameter(torch.zeros(self.width))
-        self.blocks = nn.ModuleList(_Block(self.width, self.heads) for _ in range(self.layers))
+        blocks = [_Block(self.width, self.heads) for _ in range(self.layers)]
+        self.blocks = nn.ModuleList(blocks)
         self.last = nn.LayerNorm(self.width)
         self.head, self.critic = nn.Linear(self.width, self.actions), nn.Linear(self.width, 1)
         for tensor in (*self.head.parameters(), *self.critic.parameters()):
             nn.init.zeros_(tensor)
+        with torch.no_grad():  # a look and a note of the same place begin alike, and attention as the search for it
+            self.look.weight[:, :features].normal_()
+            self.note.weight[:, :features] = self.look.weight[:, :features]
+            blocks[0].search_alike()
 
     def begin(self, n_tasks: int, arms: int | None, pulls: int, observation: Tensor | None, device: Any) -> State:
         if arms not in (None, self.actions):
@@ -162,6 +168,11 @@ class _Block(nn.Module):
         self.heads, self.before, self.between = heads, nn.LayerNorm(width), nn.LayerNorm(width)
         self.ask, self.know, self.out = nn.Linear(width, width), nn.Linear(width, 2 * width), nn.Linear(width, width)
         self.inside = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+
+    def search_alike(self) -> None:
+        """Begin with keys and queries made alike."""
+        nn.init.orthogonal_(self.ask.weight, gain=_SHARP)
+        self.know.weight[: len(self.ask.weight)] = self.ask.weight
 
     def forward(
         self, rows: Tensor, notes: int, keys: Tensor, values: Tensor, mask: Tensor

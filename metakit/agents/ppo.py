@@ -22,9 +22,9 @@ class PPO:
 
     A are generalised advantages, ``sum_j smoothing^j (p_{k+j} + V_{k+j+1} - V_{k+j})``, of payoffs p that are not
     discounted within a trial: how far an action lies below the best where the worlds know it (in training, never when
-    acting), the reward otherwise. Where they know it of every action, what the step itself pays is counted exactly, by
-    ``sum_a pi(a) p(a)``, and A holds what comes after alone: less of it is luck. The next stretch goes on from where
-    the last one ended, worlds and agent alike.
+    acting), the reward otherwise; less their mean over the stretch, since all trials have the same number of steps, and
+    a value that begins at 0 shall not have that to learn first. The next stretch goes on from where the last one
+    ended, worlds and agent alike.
 
     Arguments:
         stretch: steps in a stretch; the graph reaches no further back.
@@ -81,17 +81,15 @@ class PPO:
             logits, values = learner.replay(played)
             over = held.agent["k"] >= held.agent["steps"]
             beyond = torch.zeros_like(values[:, 0]) if over else learner.policy(held.agent)[1]
-            advantages = self._advantages(played.payoffs, torch.cat([values, beyond[:, None]], 1))
-            later = advantages
-            if played.every is not None:
-                later = advantages - played.payoffs + (logits.softmax(-1) * played.every).sum(-1)
+            advantages = self._advantages(
+                played.payoffs - played.payoffs.mean(), torch.cat([values, beyond[:, None]], 1)
+            )
         return {
             "played": vars(played),
             "world": held.world,
             "agent": held.agent,
             "chances": _chances(logits, played.actions),
-            "advantages": later,
-            "unit": advantages.std() + 1e-8 if advantages.numel() > 1 else torch.ones_like(advantages.sum()),
+            "advantages": advantages,
             "targets": advantages + values,
             "move": 0,
         }
@@ -109,10 +107,8 @@ class PPO:
         told = logits.log_softmax(-1)
         ratio = (told.gather(-1, played.actions[..., None])[..., 0] - carry["chances"]).exp()
         a = carry["advantages"]
-        a = (a - a.mean()) / carry["unit"]
+        a = (a - a.mean()) / (a.std() + 1e-8) if a.numel() > 1 else a
         gain = torch.minimum(ratio * a, ratio.clamp(1 - self.clip, 1 + self.clip) * a).mean()
-        if played.every is not None:
-            gain = gain + (told.exp() * played.every).sum(-1).mean() / carry["unit"]
         first, steps = played.start["k"], played.start["steps"]
         left = steps - first - torch.arange(values.shape[1], device=values.device, dtype=values.dtype)
         error = ((values - carry["targets"]).square() / left).mean()

@@ -23,7 +23,6 @@ class Played:
         done: whether an episode ended with the action, ``[T, L]``; ``None`` if none does.
         merits: how far the expected return of each action lies below the best, ``[T, L]``; ``None`` if unknown.
         start: the agent's state before the first action.
-        every: the merit of every action that could have been taken, ``[T, L, A]``; ``None`` if unknown.
     """
 
     actions: Tensor
@@ -32,7 +31,6 @@ class Played:
     done: Tensor | None
     merits: Tensor | None
     start: State
-    every: Tensor | None = None
 
     @property
     def payoffs(self) -> Tensor:
@@ -88,8 +86,8 @@ def play(
         turns.append(turn)
     rewards = torch.stack([turn.reward for turn in turns], 1)
     check_finite(rewards, "reward")
-    done, merits, every = (_stacked([getattr(turn, name) for turn in turns]) for name in ("done", "merit", "merits"))
-    played = Played(torch.stack(actions, 1), rewards, _stacked(seen_before), done, merits, held.agent, every)
+    done, merits = (_stacked([getattr(turn, name) for turn in turns]) for name in ("done", "merit"))
+    played = Played(torch.stack(actions, 1), rewards, _stacked(seen_before), done, merits, held.agent)
     return played, Held(world, state)
 
 

@@ -35,7 +35,7 @@ def omniglot(
     test_tasks: TestTasks = 600,
 ) -> None:
     """N-way K-shot on the drawings of a part of Omniglot."""
-    learner = _load(context.obj, device)
+    learner = loaded(context.obj, device)
     turned = split in ("train", "val", "test")
     drawings = mk.tasks.omniglot(data, split=split, size=_size(learner), rotations=turned)
     common.print_scores(learner, classes.episodes(drawings), test_tasks, f"{classes}, Omniglot {split}", inner_steps)
@@ -53,7 +53,7 @@ def glyphs(
     test_tasks: TestTasks = 600,
 ) -> None:
     """N-way K-shot on invented alphabets: the ten after those that ``train glyphs`` trains on, by its seed."""
-    learner = _load(context.obj, device)
+    learner = loaded(context.obj, device)
     _, unseen = common.glyphs(alphabets, _size(learner), seed=seed)
     common.print_scores(learner, classes.episodes(unseen), test_tasks, f"{classes}, invented characters", inner_steps)
 
@@ -69,10 +69,11 @@ def sinusoid(
 ) -> None:
     """Sinusoid regression."""
     tasks = mk.tasks.Sinusoids(shots=shots, queries=10)
-    common.print_scores(_load(context.obj, device), tasks, test_tasks, f"{shots}-point sinusoids", inner_steps)
+    common.print_scores(loaded(context.obj, device), tasks, test_tasks, f"{shots}-point sinusoids", inner_steps)
 
 
-def _load(path: pathlib.Path, device: str) -> Any:
+def loaded(path: pathlib.Path, device: str) -> Any:
+    """The learner in a file, ready to be judged."""
     return mk.load(path).to(common.device_of(device)).eval()
 
 

@@ -7,27 +7,39 @@ too, stands in ``metakit.contracts``.
 """
 
 from metakit.learners.baselines import NearestNeighbour
+from metakit.learners.bins import LOG_SCORE, Binned, Mixture, binned_divergence
 from metakit.learners.closed_form import Ridge, ridge
 from metakit.learners.common import PROTOCOLS, Learned, Supervised, answer_batch, check_protocol, chunk_size, predict
 from metakit.learners.embedded import Embedded
 from metakit.learners.finetune import FineTune
 from metakit.learners.gradient import MAML, Reptile
 from metakit.learners.implicit import ImplicitMAML
+from metakit.learners.in_context import Contextual, InContext
 from metakit.learners.metric import Matching, ProtoNet
 from metakit.learners.multistep import MultiStep
+from metakit.learners.references import BayesLinear, ExactGP, GridGP, LeastSquares
 from metakit.learners.unroll import TRAINING_LOSS, Unroll
 from metakit.learners.yardsticks import ConjugateGradients, Scheduled, Tuned
 
 __all__ = [
+    "LOG_SCORE",
     "MAML",
     "PROTOCOLS",
     "TRAINING_LOSS",
+    "BayesLinear",
+    "Binned",
     "ConjugateGradients",
+    "Contextual",
     "Embedded",
+    "ExactGP",
     "FineTune",
+    "GridGP",
     "ImplicitMAML",
+    "InContext",
     "Learned",
+    "LeastSquares",
     "Matching",
+    "Mixture",
     "MultiStep",
     "NearestNeighbour",
     "ProtoNet",
@@ -38,6 +50,7 @@ __all__ = [
     "Tuned",
     "Unroll",
     "answer_batch",
+    "binned_divergence",
     "check_protocol",
     "chunk_size",
     "predict",

@@ -4,5 +4,6 @@ from metakit.models.convnet import ConvNet
 from metakit.models.embeddings import Views, Whitened
 from metakit.models.mlp import MLP
 from metakit.models.resnet import Residual, ResNet, Widen
+from metakit.models.transformer import SetTransformer
 
-__all__ = ["MLP", "ConvNet", "ResNet", "Residual", "Views", "Whitened", "Widen"]
+__all__ = ["MLP", "ConvNet", "ResNet", "Residual", "SetTransformer", "Views", "Whitened", "Widen"]

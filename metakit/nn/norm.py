@@ -130,6 +130,43 @@ class GroupNorm(nn.GroupNorm):
         return (z * _per_channel(weight, z) + _per_channel(bias, z)).to(x.dtype)
 
 
+@saved
+class LayerNorm(nn.LayerNorm):
+    """Layer norm: each row by itself, over its own numbers; so no row depends on another.
+
+    ``y = gamma (x - mean) / sqrt(var + eps) + beta``, with the (biased) mean and variance over the last dimensions.
+    Equal to ``torch.nn.LayerNorm``; rows of less than float32 are normalised in float32.
+
+    Shapes: ``x [..., D]`` with ``weight`` and ``bias`` ``[D]``, or ``x [T, ..., D]`` with ``[T, D]``.
+
+    Example:
+        >>> LayerNorm(8)(torch.randn(4, 5, 8)).shape
+        torch.Size([4, 5, 8])
+
+    Source: Ba, Kiros and Hinton 2016, equation (3).
+    """
+
+    stacks_tasks = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        shape = self.normalized_shape
+        affine: tuple[Tensor | None, ...] = (self.weight, self.bias)
+        rows = x if self.weight is None else x.to(torch.promote_types(x.dtype, self.weight.dtype))
+        if all(values is None or values.dim() == len(shape) for values in affine):
+            return F.layer_norm(rows, shape, self.weight, self.bias, self.eps).to(x.dtype)
+        z = F.layer_norm(rows, shape, eps=self.eps)
+        weight, bias = (None if values is None else self._of_task(values, x) for values in affine)
+        z = z if weight is None else z * weight
+        return (z if bias is None else z + bias).to(x.dtype)
+
+    def _of_task(self, values: Tensor, like: Tensor) -> Tensor:
+        """Values of a row, ``[D]`` or ``[T, D]``, shaped to broadcast with ``like [T, ..., D]``."""
+        own = len(self.normalized_shape)
+        if values.dim() == own:
+            return values
+        return values.reshape(len(values), *[1] * (like.dim() - 1 - own), *values.shape[1:])
+
+
 def _per_channel(values: Tensor, like: Tensor) -> Tensor:
     """Values per channel, ``[C]`` or ``[T, C]``, shaped to broadcast with ``like [T, N, C, H, W]``."""
     return values[:, None, :, None, None] if values.dim() == 2 else values[:, None, None]

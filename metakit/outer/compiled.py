@@ -63,7 +63,7 @@ def _fused(learner: nn.Module, parameters: Mapping[str, Tensor], batch: TaskBatc
     def gradient(*arguments: Tensor) -> list[Tensor | None]:
         stand_ins = {n: p.detach().requires_grad_() for n, p in zip(names, arguments, strict=False)}
         tensors: dict[str, Any] = dict(zip(first, arguments[len(names) :], strict=True))
-        tasks = TaskBatch.trusted(**tensors, **others)
+        tasks = type(batch).trusted(**tensors, **others)
         found = direct(lent(learner, stand_ins), stand_ins, tasks, None)
         return [found.loss, found.size, *found.grads]
 

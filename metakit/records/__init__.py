@@ -1,6 +1,18 @@
 """Records: what there is to see, computed by the widgets, drawn by the plots, and told in words by ``str(record)``."""
 
 from metakit.records.adaptation import Adaptation
+from metakit.records.agents import (
+    EpisodeReturns,
+    Forgetful,
+    NavigationPaths,
+    ReadOut,
+    RegretCurves,
+    episode_returns,
+    navigation_paths,
+    read_out,
+    regret_curves,
+)
+from metakit.records.bandits import BanditTrial, Beliefs, belief_curves
 from metakit.records.challenges import Outside, Sweep
 from metakit.records.clusters import Clusters
 from metakit.records.descent import Race
@@ -23,24 +35,36 @@ from metakit.records.timeline import Event
 __all__ = [
     "TITLES",
     "Adaptation",
+    "BanditTrial",
+    "Beliefs",
     "Clusters",
     "Drawn",
     "EmbeddingMap",
     "Episode",
+    "EpisodeReturns",
     "Event",
+    "Forgetful",
     "HeadStart",
     "HorizonSurface",
+    "NavigationPaths",
     "NoisyExamples",
     "OptimizerPaths",
     "Outside",
     "Race",
+    "ReadOut",
+    "RegretCurves",
     "RuleCourse",
     "RuleSurface",
     "Score",
     "Stage",
     "Surface",
     "Sweep",
+    "belief_curves",
+    "episode_returns",
     "horizon_surfaces",
+    "navigation_paths",
+    "read_out",
+    "regret_curves",
     "rule_course",
     "rule_surface",
 ]

@@ -7,25 +7,38 @@ from metakit.data.glyphs import Glyphs
 from metakit.data.labelled import LabelledData
 from metakit.tasks.bandits import BanditBatch, Bandits
 from metakit.tasks.disjoint import check_disjoint
+from metakit.tasks.environments import Environments
 from metakit.tasks.episodes import Episodes
+from metakit.tasks.gaussian_processes import GaussianProcesses, ProcessBatch
 from metakit.tasks.jobs import JobBatch, Quadratics, TrainingJobs
+from metakit.tasks.maze import Mazes
+from metakit.tasks.mdps import MDPs
+from metakit.tasks.navigation import Navigation
 from metakit.tasks.pooled import Pooled
 from metakit.tasks.regression import LinearRegression, Sinusoids
+from metakit.tasks.steady import Steady
 from metakit.tasks.tables import InventedTables
 
 __all__ = [
     "Augment",
     "BanditBatch",
     "Bandits",
+    "Environments",
     "Episodes",
+    "GaussianProcesses",
     "Glyphs",
     "InventedTables",
     "JobBatch",
     "LabelledData",
     "LinearRegression",
+    "MDPs",
+    "Mazes",
+    "Navigation",
     "Pooled",
+    "ProcessBatch",
     "Quadratics",
     "Sinusoids",
+    "Steady",
     "TrainingJobs",
     "check_disjoint",
     "digits",

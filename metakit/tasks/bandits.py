@@ -51,8 +51,7 @@ class BanditBatch:
     def step(self, state: dict[str, Tensor], action: Tensor) -> tuple[dict[str, Tensor], Turn]:
         mean = self.means.gather(1, action[:, None])[:, 0]
         reward = torch.bernoulli(mean) if self.kind == "bernoulli" else mean + self.noise * torch.randn_like(mean)
-        merits = self.means - self.best[:, None]
-        return state, Turn(reward, merit=mean - self.best, merits=merits)
+        return state, Turn(reward, merit=mean - self.best)
 
     def __len__(self) -> int:
         return len(self.means)

@@ -8,8 +8,9 @@ import math
 import torch
 from torch import Tensor
 
-from metakit.checks import Device, as_device, as_generator, real, span, whole
+from metakit.checks import Device, as_device, as_generator, real, span, whole, whole_span
 from metakit.tasks.batch import TaskBatch
+from metakit.tasks.steady import drawn_size
 from metakit.threads import threads_for
 
 
@@ -139,17 +140,19 @@ class Sinusoids:
 class LinearRegression:
     """Linear tasks with one weight vector each, whose best prediction is known.
 
-    ``y = x w + noise * eps``, with ``w [D]``, ``x`` and ``eps`` standard normal.
+    ``y = x w + noise * eps``, with ``w [D]``, ``x`` and ``eps`` standard normal. Sparse weights are zero but for some,
+    each set of places as likely.
 
     Arguments:
-        rows: support rows S.
+        rows: support rows S, or a range ``(low, high)`` of them: each batch has one number, uniform in it.
         features: features D.
         noise: standard deviation of the noise on y.
-        queries: query rows Q; as many as ``rows`` by default.
+        queries: query rows Q; as many as ``rows`` by default, the most of a range.
+        sparse: how many weights are not zero; all of them when left out.
 
     Raises:
         TypeError: if a number is not a number.
-        ValueError: if a count is below 1 or the noise is negative.
+        ValueError: if a count is below 1, more weights than features are not to be zero, or the noise is negative.
 
     Example:
         >>> tasks = LinearRegression(rows=20, features=3, noise=0.0)
@@ -158,17 +161,38 @@ class LinearRegression:
         (torch.Size([4, 20, 3]), True)
     """
 
-    rows: int = 100
+    rows: int | tuple[int, int] = 100
     features: int = 10
     noise: float = 0.1
     queries: int | None = None
+    sparse: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("rows", "features"):
-            object.__setattr__(self, name, whole(name, getattr(self, name)))
-        queries = self.rows if self.queries is None else whole("queries", self.queries)
+        low, high = whole_span("rows", self.rows)
+        object.__setattr__(self, "rows", low if low == high else (low, high))
+        object.__setattr__(self, "features", whole("features", self.features))
+        queries = high if self.queries is None else whole("queries", self.queries)
         object.__setattr__(self, "queries", queries)
         object.__setattr__(self, "noise", real("noise", self.noise, least=0.0))
+        if self.sparse is not None and whole("sparse", self.sparse) > self.features:
+            raise ValueError(
+                f"sparse must be at most the number of features, {self.features}, got {self.sparse}. Leave it out for "
+                "weights without zeros."
+            )
+
+    @property
+    def context_range(self) -> tuple[int, int]:
+        """The smallest and the greatest number of support rows."""
+        return self.rows if isinstance(self.rows, tuple) else (self.rows, self.rows)
+
+    @property
+    def query_rows(self) -> int:
+        """Query rows of a task."""
+        return self.queries or self.context_range[1]
+
+    def at(self, rows: int) -> LinearRegression:
+        """The same tasks with just so many support rows."""
+        return dataclasses.replace(self, rows=rows)
 
     def sample(
         self,
@@ -189,10 +213,14 @@ class LinearRegression:
         def normal(*shape: int) -> Tensor:
             return torch.randn(shape, generator=generator, device=place)
 
+        support = drawn_size(*self.context_range, generator)
         w = normal(n_tasks, self.features, 1)
-        sides, numbers = [], n_tasks * self.features * (self.rows + (self.queries or self.rows))
+        if self.sparse is not None:
+            order = torch.rand(n_tasks, self.features, 1, generator=generator, device=place).argsort(1).argsort(1)
+            w = w * (order < self.sparse)
+        sides, numbers = [], n_tasks * self.features * (support + self.query_rows)
         with threads_for(numbers, w.device):
-            for rows in (self.rows, self.queries or self.rows):
+            for rows in (support, self.query_rows):
                 x = normal(n_tasks, rows, self.features)
                 y = x @ w
                 sides += [x, y + self.noise * normal(n_tasks, rows, 1) if self.noise else y]
@@ -204,7 +232,7 @@ class LinearRegression:
 
         The weights are standard normal and the noise is normal, so their posterior mean is ridge regression with
         ``noise**2`` as its penalty, ``w = (X'X + noise^2 I)^-1 X'y``; as the noise goes to 0 it is the shortest ``w``
-        that fits (the pseudo-inverse).
+        that fits (the pseudo-inverse). Of sparse weights it is the best linear guess alone; see ``BayesLinear``.
 
         Source: C. Bishop, Pattern Recognition and Machine Learning, 2006, section 3.3.1.
         """

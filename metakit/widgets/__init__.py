@@ -1,6 +1,7 @@
 """Things to turn and see: each explorer has a pure ``compute(...) -> record``, a ``draw``, and thin controls."""
 
 from metakit.widgets.adaptation import AdaptationExplorer, adaptation, draw_adaptation_and_steps
+from metakit.widgets.bandits import BanditExplorer
 from metakit.widgets.canvas import Canvas, ink, recognise
 from metakit.widgets.challenges import OutsideExplorer, outside
 from metakit.widgets.clusters import FEATURES, ClusterExplorer, features, sorted_drawings
@@ -9,6 +10,7 @@ from metakit.widgets.embedding import embedding_map
 from metakit.widgets.episodes import EpisodeExplorer, episode
 from metakit.widgets.explorer import Explorer, show_widget
 from metakit.widgets.live import LiveCurve
+from metakit.widgets.navigation import NavigationExplorer
 from metakit.widgets.noisy_examples import NoisyExamplesExplorer, noisy_examples
 from metakit.widgets.optimizers import OptimizerExplorer, optimizer_paths, quadratic_rule
 from metakit.widgets.presets import Presets
@@ -22,12 +24,14 @@ __all__ = [
     "NETWORKS",
     "STRATEGIES",
     "AdaptationExplorer",
+    "BanditExplorer",
     "Canvas",
     "ClusterExplorer",
     "DescentExplorer",
     "EpisodeExplorer",
     "Explorer",
     "LiveCurve",
+    "NavigationExplorer",
     "NoisyExamplesExplorer",
     "OptimizerExplorer",
     "OutsideExplorer",
