@@ -17,7 +17,7 @@ import torch
 from matplotlib.figure import Figure
 
 import metakit as mk
-from metakit import course, plots, records, widgets
+from metakit import agents, course, plots, records, widgets
 from metakit.inner import run, stacked, task_loss, trajectory
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -291,6 +291,57 @@ def noisy_rows() -> Figure:
     return widgets.NoisyExamplesExplorer().static()
 
 
+# -------------------------------------------------------------------------------- 09 meta-reinforcement learning
+
+OPTIONS = {"clip": 1.0, "schedule": "CosineAnnealingLR", "progress": False}
+
+
+def bandit_trial() -> Figure:
+    """Thirty pulls of ten arms by a greedy player, beside its rivals."""
+    torch.manual_seed(0)
+    agent = mk.ArmsAgent()
+    towns = mk.tasks.Bandits(arms=(2, 10), pulls=(10, 100))
+    ppo = mk.PPO(50, 4, entropy=0.001)
+    mk.fit(agent, towns, steps=600, meta_batch=128, lr=0.005, estimator=ppo, **OPTIONS)
+    explorer = widgets.BanditExplorer(agent)
+    while not explorer.record.over:
+        explorer.pull(int(explorer.record.beliefs.mean.argmax()))
+    return explorer.static()
+
+
+def beliefs() -> Figure:
+    """Beliefs about three arms."""
+    fig, ax = plots.figure(8, 3.4)
+    plots.draw_belief_curves(ax, records.belief_curves(successes=[8, 1, 0], failures=[3, 1, 0]))
+    return fig
+
+
+def episodes() -> Figure:
+    """The return of each episode, with the state kept and cleared."""
+    small = mk.tasks.MDPs(states=3, actions=2, horizon=4, episodes=8)
+    torch.manual_seed(0)
+    walker = mk.RL2(2, observation=(3,), hidden=32, reward_mean=1.0, reward_spread=1.4)
+    ppo = mk.PPO(100, 4, smoothing=0.9)
+    mk.fit(walker, small, steps=400, meta_batch=128, lr=0.01, estimator=ppo, **OPTIONS)
+    beside = {"RL2": walker, "RL2, state cleared": records.Forgetful(walker)}
+    planners = {"posterior sampling": agents.PSRL, "planner with a bonus": agents.PosteriorMean}
+    beside |= {name: made(states=3, actions=2, horizon=4) for name, made in planners.items()}
+    fig, ax = plots.figure(8, 4.2)
+    plots.draw_episodes(ax, records.episode_returns(beside, small, n_tasks=2000))
+    return fig
+
+
+def goal_paths() -> Figure:
+    """Paths to a hidden goal before and after three inner steps."""
+    torch.manual_seed(0)
+    learner = agents.PolicyMAML(agents.GaussianPolicy(2, 2, hidden=(32, 32), std=0.1), episodes=20)
+    mk.fit(learner, mk.tasks.Navigation(steps=100), steps=80, meta_batch=15, lr=0.01, progress=False)
+    explorer = widgets.NavigationExplorer(learner)
+    for name, value in {"x": -0.4, "y": 0.3, "steps": 3}.items():
+        explorer.controls[name].value = value
+    return explorer.static()
+
+
 # ---------------------------------------------------------------------------------------------------- 12 challenges
 
 
@@ -333,6 +384,7 @@ FIGURES: dict[str, Callable[[], Figure]] = {
         *(sizes, sharpen),  # 06
         *(episode_pixels, maps),  # 07
         *(ways, horizons, noisy_rows),  # 08
+        *(bandit_trial, beliefs, episodes, goal_paths),  # 09
         outside,  # 12
         layers,  # 14
     )

@@ -13,6 +13,7 @@ from metakit.course import (
     few_shot_images,
     inner_loop,
     learned_optimizers,
+    meta_reinforcement_learning,
     outer_loop,
     start_here,
     trends,
@@ -30,6 +31,7 @@ LESSONS = {
     "architecture_search": architecture_search,
     "few_shot_images": few_shot_images,
     "learned_optimizers": learned_optimizers,
+    "meta_reinforcement_learning": meta_reinforcement_learning,
     "challenges": challenges,
     "trends": trends,
 }
