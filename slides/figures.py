@@ -323,7 +323,7 @@ def episodes() -> Figure:
     walker = mk.RL2(2, observation=(3,), hidden=32, reward_mean=1.0, reward_spread=1.4)
     ppo = mk.PPO(100, 4, smoothing=0.9)
     mk.fit(walker, small, steps=400, meta_batch=128, lr=0.01, estimator=ppo, **OPTIONS)
-    beside = {"RL2": walker, "RL2, state cleared": records.Forgetful(walker)}
+    beside = {"RL2": walker, "RL2, state cleared": agents.Forgetful(walker)}
     planners = {"posterior sampling": agents.PSRL, "planner with a bonus": agents.PosteriorMean}
     beside |= {name: made(states=3, actions=2, horizon=4) for name, made in planners.items()}
     fig, ax = plots.figure(8, 4.2)

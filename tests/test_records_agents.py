@@ -8,7 +8,7 @@ from torch import nn
 
 import metakit as mk
 from metakit import plots, records
-from metakit.agents import Agent, play
+from metakit.agents import Agent, Forgetful, play
 from metakit.agents.gradient import GaussianPolicy, PolicyMAML
 from metakit.agents.planners import KnownModel
 from metakit.agents.players import UCB1, Thompson
@@ -209,7 +209,7 @@ def test_worlds_without_a_known_posterior_are_refused():
 def test_a_forgetful_agent_begins_each_episode_as_its_first():
     agent = shaken(mk.RL2(3, (4,), hidden=6))
     worlds = SMALL.sample(7, seed=2)
-    forgetful = records.Forgetful(agent)
+    forgetful = Forgetful(agent)
     torch.manual_seed(0)
     played, held = play(forgetful, worlds, steps=5)
     torch.manual_seed(0)
@@ -226,12 +226,12 @@ def test_a_forgetful_agent_begins_each_episode_as_its_first():
 def test_a_forgetful_agent_can_be_trained():
     agent = mk.RL2(3, (4,), hidden=6)
     before = agent.head.weight.clone()
-    mk.fit(records.Forgetful(agent), SMALL, steps=3, meta_batch=4, progress=False)
+    mk.fit(Forgetful(agent), SMALL, steps=3, meta_batch=4, progress=False)
     assert not torch.equal(agent.head.weight, before)
 
 
 def test_episodes_that_do_not_end_together_are_refused():
-    agent = records.Forgetful(mk.RL2(2, hidden=3))
+    agent = Forgetful(mk.RL2(2, hidden=3))
     state = agent.start(2, pulls=4)
     with pytest.raises(ValueError, match="end together"):
         agent.observe(state, torch.tensor([0, 1]), torch.zeros(2), done=torch.tensor([True, False]))
@@ -239,7 +239,7 @@ def test_episodes_that_do_not_end_together_are_refused():
 
 def test_each_episode_pays_what_was_paid_in_it():
     agent = shaken(mk.RL2(3, (4,), hidden=6))
-    record = records.episode_returns({"own": agent, "lost": records.Forgetful(agent)}, SMALL, n_tasks=50, seed=4)
+    record = records.episode_returns({"own": agent, "lost": Forgetful(agent)}, SMALL, n_tasks=50, seed=4)
     assert torch.equal(record.mean[0, 0], record.mean[1, 0]) and not torch.equal(record.mean[0], record.mean[1])
     worlds = SMALL.sample(50, seed=4)
     with Dice(apart(4)):

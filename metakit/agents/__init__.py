@@ -5,6 +5,7 @@ from metakit.agents.arms import ArmsAgent
 from metakit.agents.attentive import Attentive
 from metakit.agents.counts import Counting
 from metakit.agents.exact import BayesOptimal
+from metakit.agents.forgetful import Forgetful
 from metakit.agents.gittins import Gittins, gittins_index
 from metakit.agents.gradient import GaussianPolicy, PolicyMAML, SoftmaxPolicy
 from metakit.agents.planners import PSRL, KnownModel, PosteriorMean
@@ -23,6 +24,7 @@ __all__ = [
     "Attentive",
     "BayesOptimal",
     "Counting",
+    "Forgetful",
     "GaussianPolicy",
     "Gittins",
     "Held",

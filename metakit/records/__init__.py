@@ -3,7 +3,6 @@
 from metakit.records.adaptation import Adaptation
 from metakit.records.agents import (
     EpisodeReturns,
-    Forgetful,
     NavigationPaths,
     ReadOut,
     RegretCurves,
@@ -43,7 +42,6 @@ __all__ = [
     "Episode",
     "EpisodeReturns",
     "Event",
-    "Forgetful",
     "HeadStart",
     "HorizonSurface",
     "NavigationPaths",
