@@ -121,12 +121,14 @@ def on_paths(minutes: float, worlds: int) -> dict[str, Any]:
     """The return after 0 to 3 inner steps, from each start."""
     rows = {}
     made = {
-        "second order": recipe.navigator(order=2),
-        "first order": recipe.navigator(order=1),
-        "one policy for all goals": recipe.navigator(steps=0),
-        "untrained": recipe.navigator(order=2),
+        "second order": {"order": 2},
+        "first order": {"order": 1},
+        "one policy for all goals": {"steps": 0},
+        "untrained": {},
     }
-    for name, learner in made.items():
+    for name, options in made.items():
+        torch.manual_seed(0)
+        learner = recipe.navigator(**options)
         if name != "untrained":
             mk.fit(learner, mk.tasks.Navigation(), minutes=minutes, progress=False, **recipe.NAVIGATION)
         result = mk.evaluate(learner, mk.tasks.Navigation(), n_tasks=worlds, steps=3, seed=SEED)

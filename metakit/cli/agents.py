@@ -59,9 +59,11 @@ class Trial:
 
 
 _TRIAL = Trial()
-_BANDITS = Run(meta_batch=128, lr=3e-3, test_tasks=1000)
-_MDPS = Run(meta_batch=64, lr=2e-3, test_tasks=1000)
-_PATHS = Run(meta_batch=20, lr=3e-3, test_tasks=200)
+_COURSE = recipe.SHARED["schedule"]
+_BANDITS = Run(meta_batch=128, lr=3e-3, schedule=_COURSE, test_tasks=1000)
+_MDPS = Run(meta_batch=64, lr=2e-3, schedule=_COURSE, test_tasks=1000)
+_PATHS = Run(meta_batch=20, lr=3e-3, schedule=_COURSE, test_tasks=200)
+_OTHERS = {name: recipe.SHARED[name] for name in ("clip", "compile")}
 
 
 @train.command()
@@ -76,7 +78,7 @@ def bandits(
     tasks = mk.tasks.Bandits(_ends("arms", arms), _ends("pulls", pulls))
     torch.manual_seed(run.seed)
     learner: Any = mk.ArmsAgent() if agent is Kind.arms else mk.RL2(_one("arms", arms))
-    _for(run, 4.0).train(learner, tasks, steps=1000, **recipe.SHARED)
+    _for(run, 4.0).train(learner, tasks, steps=1000, **_OTHERS)
     rivals = {agent.value: learner, "Thompson": mk.agents.Thompson(), "UCB1": mk.agents.UCB1()}
     _print(rivals, tasks, run, f"{arms} arms, {pulls} pulls")
 
@@ -92,7 +94,7 @@ def mdp(
     tasks = trial.tasks()
     torch.manual_seed(run.seed)
     learner: Any = recipe.attentive(tasks) if agent is Memory.attentive else recipe.rl2(tasks)
-    _for(run, 20.0).train(learner, tasks, steps=1000, **recipe.SHARED, estimator=recipe.SEARCHING["estimator"])
+    _for(run, 20.0).train(learner, tasks, steps=1000, **_OTHERS, estimator=recipe.SEARCHING["estimator"])
     sizes = trial.states, trial.actions, trial.horizon
     rivals = {agent.value: learner, "PSRL": mk.agents.PSRL(*sizes), "posterior mean": mk.agents.PosteriorMean(*sizes)}
     _print(rivals, tasks, run, str(trial))
@@ -108,7 +110,7 @@ def navigation(
     """A point that looks for a hidden goal: a policy adapted by its own gradient after a few episodes."""
     torch.manual_seed(run.seed)
     learner, tasks = recipe.navigator(order=order), mk.tasks.Navigation()
-    _for(run, 3.0).train(learner, tasks, steps=300, clip=recipe.NAVIGATION["clip"], compile=False)
+    _for(run, 3.0).train(learner, tasks, steps=300, **_OTHERS | {"clip": recipe.NAVIGATION["clip"]})
     common.print_scores(learner, tasks, run.test_tasks, "navigation", inner_steps)
 
 

@@ -16,7 +16,7 @@ from metakit.tasks.mdps import MDPs
 SHARED: dict[str, Any] = {"schedule": "CosineAnnealingLR", "clip": 1.0, "compile": False}
 RECURRENT: dict[str, Any] = SHARED | {"meta_batch": 128, "lr": 3e-3}
 SEARCHING: dict[str, Any] = SHARED | {"meta_batch": 64, "lr": 2e-3, "estimator": PPO(250, 4, smoothing=0.8)}
-NAVIGATION: dict[str, Any] = {"meta_batch": 20, "lr": 3e-3, "clip": 100.0, "compile": False}
+NAVIGATION: dict[str, Any] = SHARED | {"meta_batch": 20, "lr": 3e-3, "clip": 100.0}
 MIXED = Bandits(arms=(4, 25), pulls=(10, 500))
 
 
