@@ -12,6 +12,7 @@ import torch
 
 Device = torch.device | str | None
 Option = TypeVar("Option")
+Batch = TypeVar("Batch", bound=Any)
 
 
 def whole(name: str, value: Any, *, least: int = 1) -> int:
@@ -104,3 +105,17 @@ def as_generator(
     if generator is not None:
         raise ValueError(f"give a generator or a seed, not both; got a generator and seed={seed!r}. Drop one.")
     return torch.Generator(device or "cpu").manual_seed(whole("seed", seed, least=0))
+
+
+def drawing(
+    n_tasks: Any, generator: torch.Generator | None, seed: int | None, device: Device
+) -> tuple[int, torch.Generator | None, torch.device | None, torch.device | None]:
+    """What a ``sample`` is asked for: the number of tasks, the source of randomness, where it draws, where they go."""
+    n_tasks, target = whole("n_tasks", n_tasks), as_device(device)
+    generator = as_generator(generator, seed, target)
+    return n_tasks, generator, target if generator is None else generator.device, target
+
+
+def placed(batch: Batch, target: torch.device | None) -> Batch:
+    """A batch where it shall be; it stays where it is if that is not said."""
+    return batch if target is None or target == batch.device else batch.to(target)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from metakit.agents.ppo import PPO
-from metakit.agents.trial import Played, State, check_actions, check_finite, drawn, play
+from metakit.agents.trial import Played, State, check_actions, check_finite, check_going_on, drawn, log_chances, play
 from metakit.checks import Device, as_device, whole
 from metakit.contracts import REGRET, RETURN, Measure, Scores, Worlds
 
@@ -107,8 +107,7 @@ class Agent(nn.Module):
 
     def act(self, state: State, *, sample: bool = False) -> Tensor:
         """An action for each trial, ``[T]``: the likeliest, or one drawn from the policy."""
-        if state["k"] >= state["steps"]:
-            raise ValueError(f"the trial of {state['steps']} steps is over. Begin another one with start(...).")
+        check_going_on(state)
         with torch.no_grad():
             return self.choose(state, sample)
 
@@ -138,8 +137,7 @@ class Agent(nn.Module):
                 raise ValueError(f"{name} must be [{n_tasks}], one for each trial, got {list(value.shape)}.")
         check_actions(action, state["arms"])
         check_finite(reward.float(), "reward")
-        if state["k"] >= state["steps"]:
-            raise ValueError(f"the trial of {state['steps']} steps is over. Begin another one with start(...).")
+        check_going_on(state)
         if done is not None:
             done = torch.as_tensor(done).bool()
         with torch.no_grad():
@@ -166,7 +164,7 @@ class Agent(nn.Module):
         played, _ = play(self, batch, sample=True)
         self.trained_on(batch.steps)
         logits, _ = self.replay(played)
-        chances = logits.log_softmax(-1).gather(-1, played.actions[..., None])[..., 0]
+        chances = log_chances(logits, played.actions)
         losses = -played.payoffs
         to_come = losses.flip(1).cumsum(1).flip(1)
         others = (to_come.sum(0) - to_come) / max(1, len(to_come) - 1)  # a task's own luck is not in its baseline

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metakit.agents.agent import Agent
-from metakit.agents.recurrent import check_sight, clock, features_of, told_of
+from metakit.agents.recurrent import check_arms, check_sight, clock, features_of, told_of
 from metakit.agents.trial import Played, State
 from metakit.checks import real, whole
 from metakit.saving import saved
@@ -87,8 +87,7 @@ class Attentive(Agent):
             blocks[0].search_alike()
 
     def begin(self, n_tasks: int, arms: int | None, pulls: int, observation: Tensor | None, device: Any) -> State:
-        if arms not in (None, self.actions):
-            raise ValueError(f"this agent was made for {self.actions} actions, and the worlds have {arms}.")
+        check_arms(self, arms)
         check_sight(self.observation, observation, n_tasks)
         nothing = self.first.new_zeros(n_tasks, 0, self.width)
         look = self._look(self._seen(observation), clock(0, pulls, self.first).expand(n_tasks, -1))

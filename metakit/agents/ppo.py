@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metakit.agents.trial import Held, Played, play
+from metakit.agents.trial import Held, Played, log_chances, play
 from metakit.checks import real, whole
 from metakit.contracts import Estimate
 
@@ -88,7 +88,7 @@ class PPO:
             "played": vars(played),
             "world": held.world,
             "agent": held.agent,
-            "chances": _chances(logits, played.actions),
+            "chances": log_chances(logits, played.actions),
             "advantages": advantages,
             "targets": advantages + values,
             "move": 0,
@@ -113,7 +113,3 @@ class PPO:
         left = steps - first - torch.arange(values.shape[1], device=values.device, dtype=values.dtype)
         error = ((values - carry["targets"]).square() / left).mean()
         return self.value * error - gain - self.entropy * -(told.exp() * told).sum(-1).mean()
-
-
-def _chances(logits: Tensor, actions: Tensor) -> Tensor:
-    return logits.log_softmax(-1).gather(-1, actions[..., None])[..., 0]

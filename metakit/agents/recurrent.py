@@ -67,10 +67,7 @@ class RL2(Agent):
             nn.init.zeros_(tensor)
 
     def begin(self, n_tasks: int, arms: int | None, pulls: int, observation: Tensor | None, device: Any) -> State:
-        if arms not in (None, self.actions):
-            raise ValueError(
-                f"this RL2 was made for {self.actions} actions, and the worlds have {arms}. Make it with RL2({arms})."
-            )
+        check_arms(self, arms)
         check_sight(self.observation, observation, n_tasks)
         like = self.head.weight
         nothing, before = (like.new_zeros(n_tasks, size) for size in (2 * self.actions + 2, self.hidden))
@@ -124,6 +121,15 @@ def told_of(action: Tensor, actions: int, reward: Tensor, done: Tensor | None) -
 def clock(k: int, steps: int, like: Tensor) -> Tensor:
     """What time of the trial it is, ``[3]``."""
     return like.new_tensor([k / steps, (1 + steps - k) ** -0.5, (1 + k) ** -0.5])
+
+
+def check_arms(agent: Any, arms: int | None) -> None:
+    """Refuse worlds of another number of actions than the agent was made for."""
+    if arms not in (None, agent.actions):
+        name = type(agent).__name__
+        raise ValueError(
+            f"this {name} was made for {agent.actions} actions, and the worlds have {arms}. Make {name}({arms})."
+        )
 
 
 def features_of(body: nn.Module, observation: tuple[int, ...]) -> int:

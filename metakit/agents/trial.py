@@ -124,6 +124,17 @@ def check_turn(turn: Any, n_tasks: int) -> None:
         raise ValueError(f"observation must be [{n_tasks}, ...], got {list(turn.observation.shape)}.")
 
 
+def log_chances(logits: Tensor, actions: Tensor) -> Tensor:
+    """The logarithm of the chance of each action under its logits, ``[...]``."""
+    return logits.log_softmax(-1).gather(-1, actions[..., None])[..., 0]
+
+
+def check_going_on(state: State) -> None:
+    """Refuse another step of a trial that has had all of them."""
+    if state["k"] >= state["steps"]:
+        raise ValueError(f"the trial of {state['steps']} steps is over. Begin another one with start(...).")
+
+
 def check_finite(values: Tensor, name: str) -> None:
     """Refuse NaN and infinity."""
     if not bool(torch.isfinite(values).all()):

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metakit.checks import Device, as_device, as_generator, choice, real, whole, whole_span
+from metakit.checks import Device, choice, drawing, placed, real, whole_span
 from metakit.contracts import Turn
 
 KINDS = ("bernoulli", "gaussian")
@@ -121,9 +121,7 @@ class Bandits:
         device: Device = None,
     ) -> BanditBatch:
         """T bandits of one size; randomness as in ``Sinusoids.sample``."""
-        n_tasks, target = whole("n_tasks", n_tasks), as_device(device)
-        generator = as_generator(generator, seed, target)
-        place = generator.device if generator is not None else target
+        n_tasks, generator, place, target = drawing(n_tasks, generator, seed, device)
 
         def number(ends: Any) -> int:
             low, high = ends
@@ -136,4 +134,4 @@ class Bandits:
         arms, pulls = number(self.arms), number(self.pulls)
         draw = torch.rand if self.kind == "bernoulli" else torch.randn
         batch = BanditBatch(draw(n_tasks, arms, generator=generator, device=place), pulls, self.kind, self.noise)
-        return batch if target is None or target == batch.device else batch.to(target)
+        return placed(batch, target)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metakit.checks import Device, as_device, as_generator, choice, real, span, whole, whole_span
+from metakit.checks import Device, choice, drawing, placed, real, span, whole, whole_span
 from metakit.tasks.batch import TaskBatch
 from metakit.tasks.steady import drawn_size
 from metakit.threads import threads_for
@@ -174,9 +174,7 @@ class GaussianProcesses:
 
         Arguments and randomness as in ``Sinusoids.sample``.
         """
-        n_tasks, target = whole("n_tasks", n_tasks), as_device(device)
-        generator = as_generator(generator, seed, target)
-        place = generator.device if generator is not None else target
+        n_tasks, generator, place, target = drawing(n_tasks, generator, seed, device)
         draw: dict[str, Any] = {"generator": generator, "device": place}
         rows = drawn_size(*self.context_range, generator)
         low, high = torch.tensor(self._ranges(), dtype=torch.float64, device=place).log().T
@@ -187,7 +185,7 @@ class GaussianProcesses:
             factor = self._factor(hyper, x.double())
             y = (factor @ torch.randn(n_tasks, both, 1, dtype=torch.float64, **draw)).float()
         batch = ProcessBatch.trusted(x[:, :rows], y[:, :rows], x[:, rows:], y[:, rows:], hyper=hyper)
-        return batch if target is None or target == batch.device else batch.to(target)  # type: ignore[return-value]
+        return placed(batch, target)
 
     def covariance(self, hyper: Tensor, a: Tensor, b: Tensor) -> Tensor:
         """The covariance of the functions' values, noise apart: ``[..., 4]``, ``[..., N, D]``, ``[..., M, D]`` to

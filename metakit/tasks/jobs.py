@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from metakit.checks import Device, as_device, as_generator, real, span, whole, whole_span
+from metakit.checks import Device, drawing, placed, real, span, whole, whole_span
 from metakit.contracts import Loss, Weights
 from metakit.data.labelled import LabelledData
 from metakit.losses import task_loss, task_losses
@@ -167,9 +167,8 @@ class TrainingJobs:
         device: Device = None,
     ) -> JobBatch:
         """T jobs of one size; randomness as in ``Sinusoids.sample``."""
-        n_tasks, target = whole("n_tasks", n_tasks), as_device(device)
-        generator = as_generator(generator, seed, target)
-        place = generator.device if generator is not None else target or torch.device("cpu")
+        n_tasks, generator, drawn_on, target = drawing(n_tasks, generator, seed, device)
+        place = drawn_on or torch.device("cpu")
 
         def number(ends: Any) -> int:
             low, high = ends
@@ -195,7 +194,7 @@ class TrainingJobs:
         sides = x[:, :rows], y[:, :rows], x[:, rows:], y[:, rows:]
         size, length = min(number(self.batch), rows), float(torch.rand((), generator=generator, device=place))
         batch = JobBatch(networks[0].to(place), start, *sides, orders, size, self.loss, length)
-        return batch if target is None or target == batch.device else batch.to(target)
+        return placed(batch, target)
 
     def _maker(self, number: Callable[[Any], int]) -> Callable[[int, int], nn.Module]:
         """What makes a network of the sizes that this batch has."""
@@ -292,9 +291,7 @@ class Quadratics:
         device: Device = None,
     ) -> QuadraticBatch:
         """T quadratics; randomness as in ``Sinusoids.sample``."""
-        n_tasks, target = whole("n_tasks", n_tasks), as_device(device)
-        generator = as_generator(generator, seed, target)
-        place = generator.device if generator is not None else target
+        n_tasks, generator, place, target = drawing(n_tasks, generator, seed, device)
 
         def normal(*shape: int) -> Tensor:
             return torch.randn(n_tasks, *shape, generator=generator, device=place)
@@ -307,4 +304,4 @@ class Quadratics:
         noise = self.noise * normal(256, d) if self.noise else None
         length = float(torch.rand((), generator=generator, device=place))
         batch = QuadraticBatch(matrix, y, {"w": self.start * normal(d)}, noise, length)
-        return batch if target is None or target == batch.device else batch.to(target)
+        return placed(batch, target)

@@ -8,7 +8,7 @@ import functools
 import torch
 from torch import Tensor, nn
 
-from metakit.checks import Device, as_device, as_generator, real, whole
+from metakit.checks import Device, drawing, placed, real, whole
 from metakit.contracts import Turn
 
 _MOVES = ((-1, 0), (0, 1), (1, 0), (0, -1))  # up, right, down, left
@@ -223,9 +223,7 @@ class Mazes:
         device: Device = None,
     ) -> MazeBatch:
         """T mazes of one size; randomness as in ``Sinusoids.sample``."""
-        n_tasks, target = whole("n_tasks", n_tasks), as_device(device)
-        generator = as_generator(generator, seed, target)
-        place = generator.device if generator is not None else target
+        n_tasks, generator, place, target = drawing(n_tasks, generator, seed, device)
         walls, start, goal, good = self._drawn(n_tasks, generator, place)
         for _ in range(_ROUNDS):
             if bool(good.all()):
@@ -241,7 +239,7 @@ class Mazes:
                 "Choose fewer walls, a smaller view or a higher limit."
             )
         batch = MazeBatch(walls, start, goal, self.view, self.steps, self.limit, self.cost)
-        return batch if target is None or target == batch.device else batch.to(target)
+        return placed(batch, target)
 
     def _drawn(
         self, n_tasks: int, generator: torch.Generator | None, place: torch.device | None

@@ -8,7 +8,7 @@ import functools
 import torch
 from torch import Tensor
 
-from metakit.checks import Device, as_device, as_generator, whole, whole_span
+from metakit.checks import Device, drawing, placed, whole, whole_span
 from metakit.contracts import Turn
 
 
@@ -195,9 +195,7 @@ class MDPs:
         device: Device = None,
     ) -> MDPBatch:
         """T decision processes, with trials of one length; randomness as in ``Sinusoids.sample``."""
-        n_tasks, target = whole("n_tasks", n_tasks), as_device(device)
-        generator = as_generator(generator, seed, target)
-        place = generator.device if generator is not None else target
+        n_tasks, generator, place, target = drawing(n_tasks, generator, seed, device)
         low, high = self.episodes  # type: ignore[misc]  # a pair since __post_init__
         episodes = low
         if low < high:
@@ -206,4 +204,4 @@ class MDPs:
         means = 1 + torch.randn(shape, generator=generator, device=place)
         weights = torch.empty(*shape, self.states, device=place).exponential_(generator=generator)
         batch = MDPBatch(means, weights / weights.sum(-1, keepdim=True), self.horizon, episodes)
-        return batch if target is None or target == batch.device else batch.to(target)
+        return placed(batch, target)

@@ -7,7 +7,7 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from metakit.checks import Device, as_device, as_generator, real, whole
+from metakit.checks import Device, drawing, real, whole
 from metakit.contracts import Turn
 
 SPEED = 0.1  # greatest velocity along each axis, in lengths per step
@@ -127,8 +127,6 @@ class Navigation:
         device: Device = None,
     ) -> NavigationBatch:
         """T planes; randomness as in ``Sinusoids.sample``."""
-        n_tasks, target = whole("n_tasks", n_tasks), as_device(device)
-        generator = as_generator(generator, seed, target)
-        place = generator.device if generator is not None else target
+        n_tasks, generator, place, target = drawing(n_tasks, generator, seed, device)
         goals = self.half_side * (2 * torch.rand(n_tasks, 2, generator=generator, device=place) - 1)
         return NavigationBatch(goals if target is None else goals.to(target), self.steps)

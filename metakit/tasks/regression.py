@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor
 
-from metakit.checks import Device, as_device, as_generator, real, span, whole, whole_span
+from metakit.checks import Device, as_device, as_generator, drawing, placed, real, span, whole, whole_span
 from metakit.tasks.batch import TaskBatch
 from metakit.tasks.steady import drawn_size
 from metakit.threads import threads_for
@@ -78,9 +78,7 @@ class Sinusoids:
             >>> bool((tasks.sample(2, seed=3).query_y == tasks.sample(2, seed=3).query_y).all())
             True
         """
-        n_tasks, target = whole("n_tasks", n_tasks), as_device(device)
-        generator = as_generator(generator, seed, target)
-        place = generator.device if generator is not None else target
+        n_tasks, generator, place, target = drawing(n_tasks, generator, seed, device)
         amplitude = torch.empty(n_tasks, 1, 1, device=place).uniform_(*self.amplitude, generator=generator)
         phase = torch.empty(n_tasks, 1, 1, device=place).uniform_(*self.phase, generator=generator)
         return self._batch(amplitude, phase, generator, target)
@@ -206,9 +204,7 @@ class LinearRegression:
 
         Arguments and randomness as in :meth:`Sinusoids.sample`.
         """
-        n_tasks, target = whole("n_tasks", n_tasks), as_device(device)
-        generator = as_generator(generator, seed, target)
-        place = generator.device if generator is not None else target
+        n_tasks, generator, place, target = drawing(n_tasks, generator, seed, device)
 
         def normal(*shape: int) -> Tensor:
             return torch.randn(shape, generator=generator, device=place)
@@ -225,7 +221,7 @@ class LinearRegression:
                 y = x @ w
                 sides += [x, y + self.noise * normal(n_tasks, rows, 1) if self.noise else y]
         batch = TaskBatch.trusted(*sides)
-        return batch if target is None or target == batch.device else batch.to(target)
+        return placed(batch, target)
 
     def ridge(self, batch: TaskBatch) -> Tensor:
         """The best prediction of ``query_y`` from the support set, ``[T, Q, 1]``: none has a smaller expected error.

@@ -7,7 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
-from metakit.checks import Device, as_device, as_generator, whole
+from metakit.checks import Device, drawing
 
 
 @runtime_checkable
@@ -62,8 +62,7 @@ class Steady:
         device: Device = None,
     ) -> Any:
         """At least T tasks of one context size; randomness as in ``Sinusoids.sample``."""
-        n_tasks, target = whole("n_tasks", n_tasks), as_device(device)
-        generator = as_generator(generator, seed, target)
+        n_tasks, generator, _, target = drawing(n_tasks, generator, seed, device)
         (low, high), queries = self.tasks.context_range, self.tasks.query_rows
         rows = drawn_size(low, high, generator)
         n_tasks = n_tasks * (high + queries) // (rows + queries)

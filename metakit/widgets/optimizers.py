@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from metakit import plots, records
-from metakit.checks import Device, as_device, as_generator, real, span, whole
+from metakit.checks import Device, drawing, placed, real, span, whole
 from metakit.contracts import Rule
 from metakit.inner import Adam, LearnedOptimizer
 from metakit.learners import Scheduled, Tuned, Unroll
@@ -62,9 +62,8 @@ class Bowls:
         device: Device = None,
     ) -> QuadraticBatch:
         """T quadratics; randomness as in ``Sinusoids.sample``."""
-        n_tasks, target = whole("n_tasks", n_tasks), as_device(device)
-        generator = as_generator(generator, seed, target)
-        place: Any = {"generator": generator, "device": generator.device if generator is not None else target}
+        n_tasks, generator, drawn_on, target = drawing(n_tasks, generator, seed, device)
+        place: Any = {"generator": generator, "device": drawn_on}
 
         def between(low: float, high: float, *shape: int) -> Tensor:
             return low + (high - low) * torch.rand(n_tasks, *shape, **place)
@@ -79,7 +78,7 @@ class Bowls:
         offset = _AWAY * torch.stack([away.cos(), away.sin()], 1)
         start = {"w": minimum + (axes.mT @ offset[..., None])[..., 0]}
         batch = QuadraticBatch(matrix, (matrix @ minimum[..., None])[..., 0], start, noise)
-        return batch if target is None or target == batch.device else batch.to(target)
+        return placed(batch, target)
 
 
 def quadratic_rule(steps: int = 40, seed: int = 0) -> LearnedOptimizer:
