@@ -278,6 +278,8 @@ def test(words):
     nbval = ["--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=120", "notebooks"]
     # As many at once as there are cores, each with one thread: more would wait for each other.
     shared, one_thread = ["-n", "auto", "--dist", "loadfile"], {"OMP_NUM_THREADS": "1"}
+    each = ["-n", "auto", "--dist", "loadgroup"]  # notebooks one by one, the decks by one worker
+    browser = ["tests/test_browser.py", "tests/test_slides.py"]
     no_network = {"PYTHONPATH": str(ROOT / "tests" / "no_network")}
     parts = [
         ("lint", [PYTHON, "-m", "ruff", "check"], {}),
@@ -285,7 +287,7 @@ def test(words):
         ("types", [PYTHON, "-m", "mypy"], {}),
         ("unit tests, doctests", [*pytest, "-q", *shared, "-m", "not browser"], one_thread),
         ("notebooks", [*pytest, "-q", *shared, *nbval], dict(one_thread, **no_network)),
-        ("browser", [*pytest, "-q", "-m", "browser", "tests/test_browser.py", "tests/test_slides.py"], {}),
+        ("browser", [*pytest, "-q", *each, "-m", "browser", *browser], one_thread),
     ]
     lines, failed = [], 0
     for name, command, environment in parts:

@@ -3,6 +3,8 @@
 tasks.sample(T) -> TaskBatch -> learner(batch) -> losses [T] -> fit(...) -> evaluate(...)
 """
 
+from typing import Any
+
 from metakit import agents, contracts, data, models, nn, recipes, search, tasks
 from metakit.agents import PPO, RL2, ArmsAgent, PolicyMAML
 from metakit.inner import (
@@ -79,6 +81,7 @@ __all__ = [
     "Reptile",
     "Ridge",
     "Run",
+    "TableClassifier",
     "TaskBatch",
     "Training",
     "Truncated",
@@ -101,3 +104,14 @@ __all__ = [
     "search",
     "tasks",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """``TableClassifier``, which is read where it is asked for: it needs scikit-learn, and nothing else does."""
+    if name != "TableClassifier":
+        raise AttributeError(f"module 'metakit' has no attribute {name!r}")
+    try:
+        from metakit.learners.table_classifier import TableClassifier
+    except ImportError as error:
+        raise ImportError(f"TableClassifier needs scikit-learn ({error}): pip install 'metakit[lab]'.") from error
+    return TableClassifier

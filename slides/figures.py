@@ -8,6 +8,7 @@ Each function named in FIGURES returns one figure; seeds and settings are those 
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import pathlib
 import sys
@@ -19,6 +20,7 @@ from matplotlib.figure import Figure
 import metakit as mk
 from metakit import agents, course, plots, records, widgets
 from metakit.inner import run, stacked, task_loss, trajectory
+from metakit.outer.muon import Muon
 
 HERE = pathlib.Path(__file__).resolve().parent
 SINES = mk.tasks.Sinusoids(shots=10, queries=10)
@@ -342,6 +344,90 @@ def goal_paths() -> Figure:
     return explorer.static()
 
 
+# --------------------------------------------------------------------------------------------------- 10 in context
+
+CURVES = mk.tasks.GaussianProcesses(lengthscale=(0.3, 1.5), noise=(0.1, 0.3), context=(0, 16), queries=24)
+GRID = torch.linspace(-2, 2, 161)
+READING = {"optimizer": Muon, "schedule": "CosineAnnealingLR", "clip": 1.0, "progress": False}
+
+
+@functools.cache
+def read_curves() -> mk.InContext:
+    """The learner of curves."""
+    torch.manual_seed(0)
+    learner = mk.InContext(mk.models.SetTransformer(inputs=1, width=48, layers=3), bins=100)
+    mk.fit(learner, mk.tasks.Steady(CURVES), steps=220, meta_batch=61, lr=0.02, **READING)
+    return learner
+
+
+def five_points(exact: bool = False) -> Figure:
+    """Five points of a curve, and what exact Bayes makes of them."""
+    process = widgets.one_process(CURVES, lengthscale=0.5, noise=0.1)
+    truth, x, y = widgets.drawn_function(process, GRID, rows=5, seed=8)
+    fig, ax = plots.figure(8, 4)
+    ax.plot(x, y, "o", color=plots.BLACK)
+    ax.set(xlabel="x", ylabel="y", xlim=(-2, 2), ylim=(-3.2, 3.2))
+    if exact:
+        answer = mk.ExactGP(process).distribution(x[:, None], y[:, None], GRID[:, None])
+        low, high = answer.quantile(0.025), answer.quantile(0.975)
+        ax.fill_between(GRID, low, high, color=plots.SKY, alpha=0.35, lw=0, label="95% band")
+        ax.plot(GRID, answer.mean, color=plots.BLUE, lw=3, label="posterior mean")
+        ax.plot(GRID, truth, color=plots.GREY, ls=":", lw=3, label="the curve")
+        ax.legend(frameon=False, loc="lower left")
+    else:
+        ax.axvline(-0.4, color=plots.GREY, ls=":")
+    return fig
+
+
+def five_exact() -> Figure:
+    """The posterior of the five points."""
+    return five_points(exact=True)
+
+
+def read_points() -> Figure:
+    """The answer of the network to the five points, beside exact Bayes over the prior."""
+    process = widgets.one_process(CURVES, lengthscale=0.5, noise=0.1)
+    _, x, y = widgets.drawn_function(process, GRID, rows=5, seed=8)
+    fig, ax = plots.figure(8, 4.2)
+    plots.draw_posteriors(ax, records.posterior_bands(read_curves(), mk.GridGP(CURVES, points=6), x, y, GRID))
+    return fig
+
+
+def wrong_beliefs() -> Figure:
+    """KL to exact Bayes over lengthscales inside and outside the prior."""
+    fig, ax = plots.figure(8, 4.2)
+    record = records.outside_prior(
+        read_curves(),
+        lambda value: mk.ExactGP(dataclasses.replace(CURVES, lengthscale=value)),
+        (0.08, 0.15, 0.3, 0.5, 0.9, 1.5, 3.0),
+        trained=CURVES.lengthscale,
+        reference=mk.GridGP(CURVES, points=6),
+        n_tasks=100,
+    )
+    plots.draw_outside_prior(ax, record)
+    return fig
+
+
+def few_rows() -> Figure:
+    """Squared error over context rows: learned, exact Bayes and least squares."""
+    linear = mk.tasks.LinearRegression(rows=(1, 16), features=3, noise=0.5, queries=16)
+    torch.manual_seed(0)
+    reader = mk.InContext(mk.models.SetTransformer(3, width=48, layers=3, frequencies=0), bins=60).calibrate(linear)
+    mk.fit(reader, mk.tasks.Steady(linear), steps=240, meta_batch=61, lr=0.02, **READING)
+    yardsticks = {"exact Bayes": mk.BayesLinear(linear), "least squares": mk.LeastSquares()}
+    options = {"n_tasks": 1000, "measure": mk.contracts.LOSS}
+    fig, ax = plots.figure(8, 4.2)
+    learned = {"learned in context": reader}
+    record = records.context_curve(learned, yardsticks, linear, (1, 2, 3, 4, 6, 8, 12, 16), **options)
+    plots.draw_context_curve(ax, record, log=True)
+    return fig
+
+
+def moons() -> Figure:
+    """Two half moons, as the classifier of tables and a random forest see them."""
+    return widgets.TableExplorer(mk.TableClassifier.load()).static()
+
+
 # ---------------------------------------------------------------------------------------------------- 12 challenges
 
 
@@ -385,6 +471,7 @@ FIGURES: dict[str, Callable[[], Figure]] = {
         *(episode_pixels, maps),  # 07
         *(ways, horizons, noisy_rows),  # 08
         *(bandit_trial, beliefs, episodes, goal_paths),  # 09
+        *(five_points, five_exact, read_points, wrong_beliefs, few_rows, moons),  # 10
         outside,  # 12
         layers,  # 14
     )

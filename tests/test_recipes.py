@@ -15,7 +15,7 @@ def test_the_polynomial_turns_a_matrix_into_nearly_its_orthogonal_factor(shape):
     matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     u, values, v = torch.linalg.svd(matrix, full_matrices=False)
     assert values.min() / values.norm() > 0.01  # the polynomial lifts what is not much smaller than that
-    # Its five rounds bring singular values between 0.7 and 1.2, in bfloat16; the vectors stay.
+    # Its five rounds bring singular values between 0.7 and 1.2; the vectors stay.
     core = u.mT @ orthogonal(matrix) @ v.mT
     assert (core.diagonal() - 1).abs().max() < 0.35
     assert (core - core.diagonal().diag()).abs().max() < 0.06
@@ -33,6 +33,20 @@ def test_a_step_of_a_kernel_is_muons_equation():
         move = orthogonal((0.1 * grad + 0.9 * mean).reshape(4, 18)).view_as(start)
         expected = (1 - 0.1 * 0.5) * expected - 0.1 * 0.2 * math.sqrt(18) * move
         torch.testing.assert_close(kernel.detach(), expected)
+
+
+def test_matrices_of_one_shape_step_as_each_would_alone():
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(5, 2, 3, generator=generator)
+    together, alone = ([torch.nn.Parameter(w.clone()) for w in start] for _ in range(2))
+    optimizers = [Muon(together, lr=0.1), *(Muon([w], lr=0.1) for w in alone)]
+    for _ in range(3):
+        for ours, theirs in zip(together, alone, strict=True):
+            ours.grad = torch.randn(2, 3, generator=generator)
+            theirs.grad = ours.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    torch.testing.assert_close([w.detach() for w in together], [w.detach() for w in alone])
 
 
 def test_a_vector_takes_adams_step():

@@ -145,6 +145,7 @@ LOOK = """number => {
 
 
 @pytest.mark.browser
+@pytest.mark.xdist_group("slides")
 @each_deck
 def test_a_built_deck_is_whole_without_a_network(deck, build, offline):
     page = build.to_html(deck)
@@ -161,6 +162,7 @@ def test_a_built_deck_is_whole_without_a_network(deck, build, offline):
 
 
 @pytest.mark.browser
+@pytest.mark.xdist_group("slides")
 def test_the_speaker_view_opens_from_the_file(build, offline):
     offline.goto(build.to_html(DECKS[0]).as_uri())
     offline.wait_for_function("window.Reveal && Reveal.isReady()")
@@ -177,6 +179,7 @@ def test_the_speaker_view_opens_from_the_file(build, offline):
 
 
 @pytest.mark.browser
+@pytest.mark.xdist_group("slides")
 def test_a_deck_prints_a_page_for_each_slide(build, browser, tmp_path):  # noqa: F811
     page = Path(shutil.copy(build.to_html(DECKS[0]), tmp_path))
     build.to_pdf([page], browser)

@@ -11,6 +11,7 @@ from metakit.course import (
     challenges,
     concepts,
     few_shot_images,
+    in_context,
     inner_loop,
     learned_optimizers,
     meta_reinforcement_learning,
@@ -32,6 +33,7 @@ LESSONS = {
     "few_shot_images": few_shot_images,
     "learned_optimizers": learned_optimizers,
     "meta_reinforcement_learning": meta_reinforcement_learning,
+    "in_context": in_context,
     "challenges": challenges,
     "trends": trends,
 }

@@ -14,8 +14,18 @@ from metakit.records.agents import (
 from metakit.records.bandits import BanditTrial, Beliefs, belief_curves
 from metakit.records.challenges import Outside, Sweep
 from metakit.records.clusters import Clusters
+from metakit.records.decisions import DecisionMap, DecisionMaps, decision_maps
 from metakit.records.descent import Race
 from metakit.records.images import Drawn, EmbeddingMap, Episode
+from metakit.records.in_context import (
+    Band,
+    ContextCurve,
+    OutsidePrior,
+    PosteriorBands,
+    context_curve,
+    outside_prior,
+    posterior_bands,
+)
 from metakit.records.optimizers import (
     HorizonSurface,
     NoisyExamples,
@@ -34,9 +44,13 @@ from metakit.records.timeline import Event
 __all__ = [
     "TITLES",
     "Adaptation",
+    "Band",
     "BanditTrial",
     "Beliefs",
     "Clusters",
+    "ContextCurve",
+    "DecisionMap",
+    "DecisionMaps",
     "Drawn",
     "EmbeddingMap",
     "Episode",
@@ -48,6 +62,8 @@ __all__ = [
     "NoisyExamples",
     "OptimizerPaths",
     "Outside",
+    "OutsidePrior",
+    "PosteriorBands",
     "Race",
     "ReadOut",
     "RegretCurves",
@@ -58,9 +74,13 @@ __all__ = [
     "Surface",
     "Sweep",
     "belief_curves",
+    "context_curve",
+    "decision_maps",
     "episode_returns",
     "horizon_surfaces",
     "navigation_paths",
+    "outside_prior",
+    "posterior_bands",
     "read_out",
     "regret_curves",
     "rule_course",

@@ -17,6 +17,7 @@ from metakit.tasks.navigation import Navigation
 from metakit.tasks.pooled import Pooled
 from metakit.tasks.regression import LinearRegression, Sinusoids
 from metakit.tasks.steady import Steady
+from metakit.tasks.table_prior import TablePrior
 from metakit.tasks.tables import InventedTables
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "Quadratics",
     "Sinusoids",
     "Steady",
+    "TablePrior",
     "TrainingJobs",
     "check_disjoint",
     "digits",

@@ -14,15 +14,19 @@ from metakit.widgets.navigation import NavigationExplorer
 from metakit.widgets.noisy_examples import NoisyExamplesExplorer, noisy_examples
 from metakit.widgets.optimizers import OptimizerExplorer, optimizer_paths, quadratic_rule
 from metakit.widgets.presets import Presets
+from metakit.widgets.processes import YARDSTICKS, ProcessExplorer, drawn_function, one_process
 from metakit.widgets.race import RaceExplorer, head_start, racers
 from metakit.widgets.search import NETWORKS, STRATEGIES, SearchExplorer, SearchRound, hidden_rows, search_rounds
 from metakit.widgets.steps import StepsExplorer, seven_steps
 from metakit.widgets.surface import SurfaceExplorer, surface
+from metakit.widgets.tables import PRESETS, TableExplorer, preset_points
 
 __all__ = [
     "FEATURES",
     "NETWORKS",
+    "PRESETS",
     "STRATEGIES",
+    "YARDSTICKS",
     "AdaptationExplorer",
     "BanditExplorer",
     "Canvas",
@@ -36,14 +40,17 @@ __all__ = [
     "OptimizerExplorer",
     "OutsideExplorer",
     "Presets",
+    "ProcessExplorer",
     "RaceExplorer",
     "SearchExplorer",
     "SearchRound",
     "StepsExplorer",
     "SurfaceExplorer",
+    "TableExplorer",
     "adaptation",
     "descent",
     "draw_adaptation_and_steps",
+    "drawn_function",
     "embedding_map",
     "episode",
     "features",
@@ -51,8 +58,10 @@ __all__ = [
     "hidden_rows",
     "ink",
     "noisy_examples",
+    "one_process",
     "optimizer_paths",
     "outside",
+    "preset_points",
     "quadratic_rule",
     "racers",
     "recognise",
