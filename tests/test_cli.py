@@ -277,7 +277,7 @@ def test_each_command_of_the_readme_is_one(root):
 
 def test_the_ten_lines_of_the_readme_run(root, capsys):
     readme = (root / "README.md").read_text(encoding="utf-8")
-    ten, _ = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    ten, _, _ = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
     names = {}
     exec(compile(ten, "README.md", "exec"), names)
     assert names["y_hat"].shape == (10, 1)
@@ -287,7 +287,7 @@ def test_the_ten_lines_of_the_readme_run(root, capsys):
 
 
 def test_the_learned_rule_of_the_readme_trains_anybodys_network(root, tmp_path, monkeypatch):
-    _, block = re.findall(r"```python\n(.*?)```", (root / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    _, block, _ = re.findall(r"```python\n(.*?)```", (root / "README.md").read_text(encoding="utf-8"), re.DOTALL)
     monkeypatch.chdir(tmp_path)
     mk.save(mk.LearnedOptimizer(), "opt.pt")
     torch.manual_seed(0)

@@ -1,6 +1,7 @@
 """Tables: the prior, the classifier that reads them by scikit-learn's interface, its weights, its commands."""
 
 import hashlib
+import re
 import subprocess
 import sys
 
@@ -294,7 +295,15 @@ def test_metakit_does_not_need_scikit_learn_until_it_is_asked_for():
         _ = mk.Tables
 
 
-# --- Commands. ---
+# --- Commands, and the README. ---
+
+
+def test_the_three_lines_of_the_readme_answer(root, flowers):
+    *_, block = re.findall(r"```python\n(.*?)```", (root / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    x, unseen, y, truth = flowers
+    names = {"mk": mk, "X": x, "y": y, "X_new": unseen}
+    exec(compile(block, "README.md", "exec"), names)
+    assert (names["chances"].argmax(1) == truth).mean() > 0.9
 
 
 def run(*words):

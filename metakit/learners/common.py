@@ -105,7 +105,7 @@ class Learned:
 
     def __init__(self, learner: Supervised, support_x: Tensor, support_y: Tensor, steps: int | None) -> None:
         reader = shadow(learner)
-        self._batch, self._single = _unanswered(support_x, support_y, support_x)
+        self._batch, self._single = unanswered(support_x, support_y, support_x)
         with torch.no_grad():
             self._known = reader.know(self._batch, steps)
             self._learner = lent(reader, {name: p.clone() for name, p in reader.named_parameters()})
@@ -147,7 +147,7 @@ def predict(
     Raises:
         ValueError: if shapes, dtypes or values are not those of a task.
     """
-    batch, single = _unanswered(support_x, support_y, query_x)
+    batch, single = unanswered(support_x, support_y, query_x)
     answers = answer_batch(learner, batch, steps=steps, protocol=protocol)
     return answers[0] if single else answers
 
@@ -163,7 +163,7 @@ def answer_batch(learner: Any, batch: TaskBatch, *, steps: int | None = None, pr
     return torch.cat(answers)
 
 
-def _unanswered(support_x: Tensor, support_y: Tensor, query_x: Tensor) -> tuple[TaskBatch, bool]:
+def unanswered(support_x: Tensor, support_y: Tensor, query_x: Tensor) -> tuple[TaskBatch, bool]:
     """The batch of these rows, checked, whose query targets are unknown; and whether it is of a single task."""
     support_x, query_x = as_inputs(support_x), as_inputs(query_x)
     real = isinstance(support_y, Tensor) and support_y.is_floating_point()

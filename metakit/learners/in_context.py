@@ -13,7 +13,7 @@ from metakit.checks import whole
 from metakit.contracts import ACCURACY, LOSS, Scores
 from metakit.inner import task_loss
 from metakit.learners.bins import LOG_SCORE, Binned, Mixture, normal_bins, sample_bins
-from metakit.learners.common import Supervised, _unanswered, check_batch, check_ways, one_hot
+from metakit.learners.common import Supervised, check_batch, check_ways, one_hot, unanswered
 from metakit.nn import Linear
 from metakit.nn.lending import check_network, shadow
 from metakit.saving import saved
@@ -99,7 +99,7 @@ class Contextual(Supervised):
         Raises:
             ValueError: if this learner answers with numbers alone, or the tensors are not those of a task.
         """
-        batch, single = _unanswered(support_x, support_y, query_x)
+        batch, single = unanswered(support_x, support_y, query_x)
         with torch.no_grad():
             answer = shadow(self).respond(batch)
         if isinstance(answer, Tensor):
