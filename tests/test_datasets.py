@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from metakit.data import _characters, _omniglot, datasets, omniglot
+from metakit.data import _characters, _omniglot, _store, datasets, omniglot
 
 REAL = os.environ.get("METAKIT_DATA")
 real = pytest.mark.skipif(not REAL, reason="METAKIT_DATA names no folder with the real Omniglot archives")
@@ -35,7 +35,7 @@ def user_cache(tmp_path, monkeypatch, request):
     folder = tmp_path / "user-cache"
     if "real_cache" in request.fixturenames:
         folder = request.getfixturevalue("real_cache")
-    monkeypatch.setattr(datasets, "_user_cache", lambda: folder)
+    monkeypatch.setattr(_store, "user_cache", lambda: folder)
     return folder
 
 
@@ -122,17 +122,21 @@ def test_archive_and_folder_are_found_in_every_usual_layout_and_agree(tmp_path, 
     assert torch.equal(got.x, expected.x) and got.names == expected.names
 
 
-def test_the_second_read_comes_from_one_cache_file_and_equals_the_first(tmp_path, small, monkeypatch):
-    pack(tmp_path / f"{PART}.zip", members())
-    first = omniglot(tmp_path, download=False)
-    assert len(caches(tmp_path)) == 1 and not list(tmp_path.glob(".metakit-*"))
+def test_the_second_read_comes_from_one_cache_file_of_the_user_and_equals_the_first(
+    tmp_path, small, monkeypatch, user_cache
+):
+    home = tmp_path / "data"
+    pack(home / f"{PART}.zip", members())
+    first = omniglot(home, download=False)
+    assert len(caches(user_cache)) == 1 and not list(user_cache.glob(".metakit-*"))
     with monkeypatch.context() as patch:
         patch.setattr(datasets, "read_drawings", None)  # would fail if called
-        second = omniglot(tmp_path, download=False)
+        second = omniglot(home, download=False)
     assert torch.equal(first.x, second.x) and first.names == second.names and first.alphabets == second.alphabets
     assert torch.equal(first.alphabet, second.alphabet) and torch.equal(first.character, second.character)
-    omniglot(tmp_path, size=14, download=False)
-    assert len(caches(tmp_path)) == 2  # another size is another file
+    omniglot(home, size=14, download=False)
+    assert len(caches(user_cache)) == 2  # another size is another file
+    assert [p.name for p in home.iterdir()] == [f"{PART}.zip"]  # and nothing beside the data
 
 
 @pytest.mark.parametrize("form", ["archive", "folder"])
@@ -148,18 +152,18 @@ def test_a_change_of_the_source_is_seen_despite_the_cache(tmp_path, small, form)
 
 
 @pytest.mark.parametrize("damage", [b"", b"not a tensor file"])
-def test_a_damaged_cache_is_made_again(tmp_path, small, damage):
+def test_a_damaged_cache_is_made_again(tmp_path, small, damage, user_cache):
     pack(tmp_path / f"{PART}.zip", members())
     first = omniglot(tmp_path, download=False)
-    caches(tmp_path)[0].write_bytes(damage)
+    caches(user_cache)[0].write_bytes(damage)
     assert torch.equal(omniglot(tmp_path, download=False).x, first.x)
-    assert caches(tmp_path)[0].stat().st_size > 1000
+    assert caches(user_cache)[0].stat().st_size > 1000
 
 
-def test_a_cache_cannot_run_code(tmp_path, small):
+def test_a_cache_cannot_run_code(tmp_path, small, user_cache):
     pack(tmp_path / f"{PART}.zip", members())
     omniglot(tmp_path, download=False)
-    torch.save({"x": Trap()}, caches(tmp_path)[0])
+    torch.save({"x": Trap()}, caches(user_cache)[0])
     assert len(omniglot(tmp_path, download=False)) == 3 and not Trap.sprung
 
 
@@ -172,27 +176,46 @@ class Trap:
         return (setattr, (Trap, "sprung", True))
 
 
-def test_a_read_only_folder_is_left_alone_and_the_cache_goes_to_the_user(tmp_path, small, user_cache):
+def test_a_cache_of_the_days_when_it_lay_beside_the_data_is_not_looked_at(tmp_path, small, user_cache):
     home = tmp_path / "data"
     pack(home / f"{PART}.zip", members())
-    home.chmod(0o555)
+    omniglot(home, download=False)
+    name = caches(user_cache)[0].name
+    caches(user_cache)[0].unlink()
+    (home / name).write_bytes(b"left by an earlier version")
+    assert len(omniglot(home, download=False)) == 3 and [p.name for p in caches(user_cache)] == [name]
+
+
+def test_a_full_disk_costs_the_cache_and_no_more(tmp_path, small, user_cache):
+    pack(tmp_path / f"{PART}.zip", members())
+    resource = pytest.importorskip("resource")  # not everywhere
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))  # no file may grow beyond: as on a disk that is full
     try:
-        first, second = omniglot(home, download=False), omniglot(home, download=False)
-        assert [p.name for p in home.iterdir()] == [f"{PART}.zip"] and len(caches(user_cache)) == 1
-        assert torch.equal(first.x, second.x)
+        with pytest.warns(UserWarning, match=rf"the cache folder {user_cache} could not be written .*Free some space"):
+            data = omniglot(tmp_path, download=False)
     finally:
-        home.chmod(0o755)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert len(data) == 3 and list(user_cache.iterdir()) == []
 
 
-def test_a_full_disk_costs_the_cache_and_no_more(tmp_path, small, monkeypatch):
+def test_a_cache_folder_that_cannot_be_made_costs_the_cache_and_no_more(tmp_path, small, user_cache):
+    pack(tmp_path / f"{PART}.zip", members())
+    user_cache.write_text("a file where the folder should be")
+    for _ in range(2):
+        with pytest.warns(UserWarning, match=r"user-cache could not be written .*make it writable"):
+            assert len(omniglot(tmp_path, download=False)) == 3
+
+
+def test_a_read_only_cache_folder_costs_the_cache_and_no_more(tmp_path, small, user_cache, monkeypatch):
     pack(tmp_path / f"{PART}.zip", members())
 
-    def full(*_):
-        raise OSError(28, "No space left on device")
+    def closed(*_, **__):
+        raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(datasets.os, "replace", full)
-    assert len(omniglot(tmp_path, download=False)) == 3
-    assert sorted(p.name for p in tmp_path.iterdir()) == [f"{PART}.zip"]
+    monkeypatch.setattr(_store.tempfile, "TemporaryDirectory", closed)  # a mode would not stop root
+    with pytest.warns(UserWarning, match=r"user-cache could not be written .*Permission denied"):
+        assert len(omniglot(tmp_path, download=False)) == 3
 
 
 def test_the_split_by_published_list_reads_both_archives(tmp_path, small):
@@ -233,7 +256,7 @@ def test_an_archive_whose_member_leaves_the_folder_is_refused_by_name(tmp_path, 
     with pytest.raises(ValueError, match=r"leaves the folder it is unpacked to.*Delete it") as error:
         omniglot(tmp_path / "data", download=False)
     assert repr(name) in str(error.value) and f"{PART}.zip" in str(error.value)
-    assert not caches(tmp_path / "data") and not (tmp_path / "escaped.png").exists()
+    assert not caches(tmp_path / "user-cache") and not (tmp_path / "escaped.png").exists()
 
 
 def test_an_archive_with_a_symbolic_link_is_refused_by_name(tmp_path, small):

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
-import pickle
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from metakit.checks import choice, whole
+from metakit.data import _store
 from metakit.data._characters import SPLITS, Character, wanted
 from metakit.data._omniglot import DRAWERS, Source, read_drawings
 from metakit.data.labelled import LabelledData
@@ -43,7 +41,8 @@ def omniglot(
     Arguments:
         root: the folder of the archives (``images_background.zip``, ...) or of their unpacked folders, or one that
             holds it as ``omniglot``, ``omniglot-py`` (torchvision) or ``python``. By default the environment variable
-            ``METAKIT_DATA``, or else a cache folder of the user.
+            ``METAKIT_DATA``, or else a cache folder of the user. Nothing but a download is ever written there: the
+            drawings that were read are kept in the user's cache folder for the next time.
         split: ``background`` (964 characters), ``evaluation`` (659), ``small1`` (136), ``small2`` (156): the official
             parts; ``train`` (1,028), ``val`` (172), ``test`` (423): the split of Vinyals et al., by published list.
         size: height and width in pixels, 1 to 105.
@@ -56,6 +55,9 @@ def omniglot(
         ValueError: if the split is unknown, the size out of range, or an archive or picture is damaged or unsafe.
         ConnectionError: if a download fails.
 
+    Warns:
+        UserWarning: if the cache cannot be written.
+
     Example:
         >>> data = omniglot(split="test", rotations=True)  # doctest: +SKIP
         >>> data  # doctest: +SKIP
@@ -67,7 +69,7 @@ def omniglot(
     split, size = choice("split", split, SPLITS), whole("size", size)
     if size > 105:
         raise ValueError(f"size must be at most 105, the size of the drawings, got {size}. Lower it.")
-    base, characters = _root(root), wanted(split)
+    base, characters = _store.data_root(root), wanted(split)
     sources = _find(base, sorted(characters), download)
     data = _cached(sources, characters, split, size)
     return data.rotations() if rotations else data
@@ -96,21 +98,6 @@ def digits() -> LabelledData:
     return LabelledData(x, torch.as_tensor(drawings.target, dtype=torch.int64))
 
 
-def _user_cache() -> Path:
-    import pooch
-
-    return Path(pooch.os_cache("metakit"))
-
-
-def _root(root: str | os.PathLike[str] | None) -> Path:
-    if root is None:
-        root = os.environ.get("METAKIT_DATA") or _user_cache()
-    base = Path(root).expanduser()
-    if base.exists() and not base.is_dir():
-        raise ValueError(f"root must be a folder, got the file {base}. Give the folder that holds it.")
-    return base
-
-
 def _find(base: Path, parts: list[str], download: bool) -> dict[str, Source]:
     """The archive or folder of each part; what is missing is downloaded, or named in the error."""
     folders = [base / name for name in ("", "omniglot", "omniglot-py", "python", "omniglot/python")]
@@ -128,45 +115,14 @@ def _find(base: Path, parts: list[str], download: bool) -> dict[str, Source]:
         )
     home = next((place.parent for place in found.values() if place), base if base.name == "omniglot" else folders[1])
     for part in missing:
-        found[part] = _download(part, home)
+        found[part] = _store.fetch(f"{_URL}/{part}.zip", _MD5[part], home)
     return {part: Source(place) for part, place in found.items() if place}
 
 
-def _download(part: str, folder: Path) -> Path:
-    import pooch
-
-    url = f"{_URL}/{part}.zip"
-    advice = f"Try again, or fetch it by hand and put it into {folder}."
-    if not _writable(folder):
-        raise FileNotFoundError(f"{part}.zip is missing and {folder} is read-only. Give a root you can write to.")
-    try:
-        return Path(pooch.retrieve(url, known_hash=f"md5:{_MD5[part]}", fname=f"{part}.zip", path=folder))
-    except ValueError as error:
-        raise ConnectionError(f"{url} did not match its official checksum. {advice}") from error
-    except OSError as error:
-        raise ConnectionError(f"{url} could not be downloaded ({type(error).__name__}). {advice}") from error
-
-
-def _writable(folder: Path) -> bool:
-    """Whether files may be made in a folder, or in the one where it would be made; asks the mode, as root may all."""
-    while not folder.exists():
-        folder = folder.parent
-    return bool(folder.stat().st_mode & 0o222) and os.access(folder, os.W_OK)
-
-
 def _cached(sources: dict[str, Source], chosen: dict[str, list[Character]], split: str, size: int) -> LabelledData:
-    """The data from the one cache file, or from the sources, written to it beside them or in the user's cache."""
     key = hashlib.sha256(repr([(part, source.fingerprint()) for part, source in sources.items()]).encode())
     name = f"metakit-omniglot-{split}-{size}-{key.hexdigest()[:16]}.pt"
-    beside = next(iter(sources.values())).path.parent
-    for folder in (beside, _user_cache()):
-        if (folder / name).is_file():
-            # A damaged cache is no loss: it is made again from the sources.
-            with contextlib.suppress(RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError):
-                return _unpack(torch.load(folder / name, weights_only=True))
-    record = _read(sources, chosen, size)
-    _write(record, (beside if _writable(beside) else _user_cache()) / name)
-    return _unpack(record)
+    return _store.cached(name, lambda: _read(sources, chosen, size), _unpack)
 
 
 def _read(sources: dict[str, Source], chosen: dict[str, list[Character]], size: int) -> dict[str, Any]:
@@ -196,12 +152,3 @@ def _unpack(record: dict[str, Any]) -> LabelledData:
     if data.x.dtype != torch.uint8 or data.x.shape[1] != DRAWERS:
         raise ValueError("not a cache of Omniglot")
     return data
-
-
-def _write(record: dict[str, Any], path: Path) -> None:
-    """Write beside and rename over, so that no reader ever sees half a file; a full disk costs the cache, no more."""
-    with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".metakit-") as folder:
-            torch.save(record, Path(folder) / path.name)
-            os.replace(Path(folder) / path.name, path)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from metakit.checks import Device, as_generator, whole
+from metakit.data._convert import rows_and_labels
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -60,10 +62,34 @@ class LabelledData:
                     f"{field} must be int64 [{classes}], one number per class, got {value.dtype} {list(value.shape)}."
                 )
 
+    @classmethod
+    def of(cls, data: Any, labels: Any = None, *, progress: bool = True) -> LabelledData:
+        """Labelled data of a map-style dataset of pairs (x, y), of an array and labels, or of a table.
+
+        Arguments:
+            data: a dataset with ``len(data)`` and ``data[i] -> (x, y)``, as torch's are, or a list of pairs, x a
+                tensor, an array or a picture of Pillow; or an array ``[n, ...]``; or a table of pandas, whose columns
+                of numbers become float32 as they are. Bytes stay bytes, and so do pictures that are bytes divided by
+                255, which loses nothing. Other whole numbers become int64, token ids: of measurements make floats.
+            labels: for an array or a table, a whole number or text for each row; or the name of the table's column.
+            progress: show a bar when reading a dataset takes over two seconds.
+
+        Raises:
+            TypeError: if the data, or an item of a dataset, is of an unknown kind.
+            ValueError: if a value is missing or infinite, a column holds text, shapes differ, or labels do not fit.
+
+        Example:
+            >>> LabelledData.of([(torch.ones(2), "cat"), (torch.zeros(2), "dog"), (torch.ones(2), "dog")]).names
+            ('cat', 'dog')
+        """
+        x, y, names = rows_and_labels(data, labels, progress)
+        return cls(x, y, names=names)
+
     def _group_by_class(self, x: Tensor, y: Tensor) -> None:
-        order = y.argsort(stable=True)
-        labels, y, counts = y[order].unique_consecutive(return_inverse=True, return_counts=True)
-        x = x[order]
+        if (y[1:] < y[:-1]).any():  # rows in order already are not copied: they may be gigabytes
+            order = y.argsort(stable=True)
+            x, y = x[order], y[order]
+        labels, y, counts = y.unique_consecutive(return_inverse=True, return_counts=True)
         regular = bool((counts == counts[0]).all())
         object.__setattr__(self, "x", x.unflatten(0, (len(counts), int(counts[0]))) if regular else x)
         object.__setattr__(self, "y", None if regular else y)

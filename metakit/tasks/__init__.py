@@ -1,10 +1,13 @@
 """Task distributions: what a learner is trained on and judged by, each with ``.sample(n_tasks) -> TaskBatch``."""
 
-from metakit.data.augment import Augment
+from metakit.data.augment import Augment, AugmentPhotos
 from metakit.data.clusters import kmeans
 from metakit.data.datasets import digits, omniglot
+from metakit.data.folders import pictures
 from metakit.data.glyphs import Glyphs
 from metakit.data.labelled import LabelledData
+from metakit.data.photographs import cifar_fs, fc100, mini_imagenet
+from metakit.data.text import HashedNgrams, texts
 from metakit.tasks.bandits import BanditBatch, Bandits
 from metakit.tasks.disjoint import check_disjoint
 from metakit.tasks.environments import Environments
@@ -22,12 +25,14 @@ from metakit.tasks.tables import InventedTables
 
 __all__ = [
     "Augment",
+    "AugmentPhotos",
     "BanditBatch",
     "Bandits",
     "Environments",
     "Episodes",
     "GaussianProcesses",
     "Glyphs",
+    "HashedNgrams",
     "InventedTables",
     "JobBatch",
     "LabelledData",
@@ -43,7 +48,12 @@ __all__ = [
     "TablePrior",
     "TrainingJobs",
     "check_disjoint",
+    "cifar_fs",
     "digits",
+    "fc100",
     "kmeans",
+    "mini_imagenet",
     "omniglot",
+    "pictures",
+    "texts",
 ]
