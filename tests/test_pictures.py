@@ -556,6 +556,8 @@ def test_contrast_keeps_the_mean_grey_and_scales_the_spread():
     torch.testing.assert_close(grey(after).mean((-2, -1)), grey(x).mean((-2, -1)))
     factor = after.std((1, 2, 3)) / x.std((1, 2, 3))
     assert 0.5 <= factor.min() < 0.7 and 1.3 < factor.max() <= 1.5
+    mean, factor = grey(x).mean((-2, -1), keepdim=True), factor[:, None, None, None]
+    torch.testing.assert_close(after, mean + factor * (x - mean))  # one mean for all colours
 
 
 def test_saturation_keeps_the_grey_of_each_pixel_and_nothing_of_one_channel():
