@@ -1,8 +1,10 @@
-"""How many threads pay: small tensors are sooner done by one than shared out."""
+"""What pays on this machine: one thread for small tensors, and half of the bits where they are built in."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -35,3 +37,27 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def autocast_for(device: torch.device) -> torch.dtype | None:
+    """``torch.bfloat16`` where the device multiplies sooner in it than in float32; without instructions for it a
+    processor takes three times as long.
+
+    Example:
+        >>> autocast_for(torch.device("cpu")) in (torch.bfloat16, None)
+        True
+    """
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else None
+    return torch.bfloat16 if _seconds(torch.bfloat16) < _seconds(torch.float32) else None
+
+
+@functools.cache
+def _seconds(dtype: torch.dtype) -> float:
+    """The least of some trials of a product of matrices."""
+    matrix, trials = torch.ones(768, 768, dtype=dtype), []
+    for _ in range(4):
+        start = time.perf_counter()
+        matrix @ matrix
+        trials.append(time.perf_counter() - start)
+    return min(trials)

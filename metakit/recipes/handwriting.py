@@ -24,6 +24,7 @@ from metakit.outer import History, fit
 from metakit.outer.muon import Muon
 from metakit.tasks.episodes import Augment as Change
 from metakit.tasks.episodes import Episodes
+from metakit.threads import autocast_for
 
 # What makes another class of a class, and another drawing of a drawing:
 WARP = Augment(rotate=25, scale=0.35, shear=0.5, shift=0, elastic=2.5, pen=0)
@@ -113,7 +114,7 @@ def train(
         optimizer=Muon,
         lr=LR,
         schedule="OneCycleLR",
-        autocast=torch.bfloat16,
+        autocast=autocast_for(torch.device(device or "cpu")),
         seed=seed,
         device=device,
         checkpoint=checkpoint,
@@ -129,5 +130,5 @@ def whitened(embedding: ResNet, data: LabelledData, seed: int) -> Whitened:
     x = as_real(some.rows.to(next(embedding.parameters()).device))
     y = torch.arange(len(some)).repeat_interleave(some.counts.cpu())
     better = Whitened(Views(embedding, rounds=2), embedding.features)
-    with torch.autocast(x.device.type, torch.bfloat16):
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=autocast_for(x.device) is not None):
         return better.estimate(x, y)
