@@ -34,8 +34,11 @@ def data_root(root: str | os.PathLike[str] | None) -> Path:
     return base
 
 
-def fetch(url: str, md5: str, folder: Path) -> Path:
-    """Download a file into a folder, and keep it only if it has the official checksum."""
+def fetch(url: str, md5: str | None, folder: Path) -> Path:
+    """Download a file into a folder, and keep it only if it has the official checksum.
+
+    Without a checksum the reader has to hold the contents against one.
+    """
     import pooch
 
     name = url.rsplit("/", 1)[1]
@@ -43,7 +46,7 @@ def fetch(url: str, md5: str, folder: Path) -> Path:
     if not _writable(folder):
         raise FileNotFoundError(f"{name} is missing and {folder} is read-only. Give a root you can write to.")
     try:
-        return Path(pooch.retrieve(url, known_hash=f"md5:{md5}", fname=name, path=folder))
+        return Path(pooch.retrieve(url, known_hash=md5 and f"md5:{md5}", fname=name, path=folder))
     except ValueError as error:
         raise ConnectionError(f"{url} did not match its official checksum. {advice}") from error
     except OSError as error:
@@ -62,6 +65,23 @@ def cached(name: str, read: Callable[[], Record], unpack: Callable[[Record], Mad
     record = read()
     _keep(record, path)
     return unpack(record)
+
+
+def located(base: Path, places: tuple[str, ...], url: str, md5: str | None, download: bool) -> Path:
+    """The file at the first of these places under a folder; downloaded into the place's folder if that was asked for.
+
+    Raises:
+        FileNotFoundError: if it is not there and not to be downloaded.
+    """
+    found = next((base / place for place in places if (base / place).is_file()), None)
+    if found:
+        return found
+    if download:
+        return fetch(url, md5, (base / places[0]).parent)
+    raise FileNotFoundError(
+        f"{places[0]} not found in {base}. Call with download=True, or put {url} there. METAKIT_DATA or root= may name "
+        "another folder."
+    )
 
 
 def _keep(record: Record, path: Path) -> None:

@@ -11,6 +11,7 @@ from metakit.learners.bins import LOG_SCORE, Binned, Mixture, binned_divergence
 from metakit.learners.closed_form import Ridge, ridge
 from metakit.learners.common import PROTOCOLS, Learned, Supervised, answer_batch, check_protocol, chunk_size, predict
 from metakit.learners.embedded import Embedded
+from metakit.learners.empirical import EmpiricalGP
 from metakit.learners.finetune import FineTune
 from metakit.learners.gradient import MAML, Reptile
 from metakit.learners.implicit import ImplicitMAML
@@ -31,6 +32,7 @@ __all__ = [
     "ConjugateGradients",
     "Contextual",
     "Embedded",
+    "EmpiricalGP",
     "ExactGP",
     "FineTune",
     "GridGP",

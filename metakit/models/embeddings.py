@@ -1,4 +1,4 @@
-"""Embeddings made better, once they are trained: averaged over views, whitened."""
+"""Small embeddings, and embeddings made better once they are trained: averaged over views, whitened."""
 
 from __future__ import annotations
 
@@ -161,3 +161,32 @@ class Whitened(nn.Module):
 
     def extra_repr(self) -> str:
         return f"features={self.features}, shrink={self.shrink}"
+
+
+@saved
+class Gains(nn.Module):
+    """Rows times a gain for each of their features, brought to length 1: what counts of a text, and how much.
+
+        f(x) = x exp(g) / |x exp(g)|
+
+    Shapes: ``x [..., D]`` to the same.
+
+    Arguments:
+        features: D. The log gains ``g [D]`` start at 0.
+
+    Example:
+        >>> Gains(2)(torch.tensor([[3.0, 4.0]])).detach()
+        tensor([[0.6000, 0.8000]])
+
+    Source: weights of terms, Spärck Jones 1972, learned here instead of counted.
+    """
+
+    stacks_tasks = True
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.features = whole("features", features)
+        self.log_gain = nn.Parameter(torch.zeros(self.features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.normalize(x * self.log_gain.exp(), dim=-1)

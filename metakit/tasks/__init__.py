@@ -6,7 +6,9 @@ from metakit.data.datasets import digits, omniglot
 from metakit.data.folders import pictures
 from metakit.data.glyphs import Glyphs
 from metakit.data.labelled import LabelledData
+from metakit.data.patients import hospitals
 from metakit.data.photographs import cifar_fs, fc100, mini_imagenet
+from metakit.data.questions import banking77, clinc150
 from metakit.data.text import HashedNgrams, texts
 from metakit.tasks.bandits import BanditBatch, Bandits
 from metakit.tasks.disjoint import check_disjoint
@@ -22,6 +24,7 @@ from metakit.tasks.regression import LinearRegression, Sinusoids
 from metakit.tasks.steady import Steady
 from metakit.tasks.table_prior import TablePrior
 from metakit.tasks.tables import InventedTables
+from metakit.tasks.trials import TrialTables, svm_trials
 
 __all__ = [
     "Augment",
@@ -47,13 +50,18 @@ __all__ = [
     "Steady",
     "TablePrior",
     "TrainingJobs",
+    "TrialTables",
+    "banking77",
     "check_disjoint",
     "cifar_fs",
+    "clinc150",
     "digits",
     "fc100",
+    "hospitals",
     "kmeans",
     "mini_imagenet",
     "omniglot",
     "pictures",
+    "svm_trials",
     "texts",
 ]
