@@ -8,7 +8,7 @@ too, stands in ``metakit.contracts``.
 
 from metakit.learners.baselines import NearestNeighbour
 from metakit.learners.bins import LOG_SCORE, Binned, Mixture, binned_divergence
-from metakit.learners.closed_form import Ridge, ridge
+from metakit.learners.closed_form import Logistic, Ridge, ridge
 from metakit.learners.common import PROTOCOLS, Learned, Supervised, answer_batch, check_protocol, chunk_size, predict
 from metakit.learners.embedded import Embedded
 from metakit.learners.empirical import EmpiricalGP
@@ -40,6 +40,7 @@ __all__ = [
     "InContext",
     "Learned",
     "LeastSquares",
+    "Logistic",
     "Matching",
     "Mixture",
     "MultiStep",

@@ -1,4 +1,4 @@
-"""Learners whose inner loop is solved, not stepped through: ridge regression on a learned embedding."""
+"""Learners whose inner loop is solved, not stepped through: ridge and logistic regression on a learned embedding."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from metakit.checks import whole
 from metakit.contracts import Loss
 from metakit.learners.common import one_hot, without_absent
 from metakit.learners.embedded import Embedded, check_positive, like
@@ -72,6 +73,78 @@ class Ridge(Embedded):
         if counts is None:
             return query @ weights
         return without_absent(self.alpha * (query @ weights) + self.beta, counts, batch)
+
+
+@saved
+class Logistic(Embedded):
+    """Logistic regression of two classes, drawn to a learned start: hierarchical Bayes in its simplest form.
+
+        w_t = argmin_w sum_i log(1 + exp(-s_i w' z_i)) + 1/2 sum_j lambda_j (w_j - m_j)^2,    s_i = 1 or -1
+
+    over the support rows, z an embedded row with a 1 at its end. The start m and the strengths lambda, one for the
+    weights and one for the last of them, the intercept, are meta-parameters. It is solved by Newton's method, whose
+    steps are differentiated. Few rows leave w near m, many take it where they want.
+
+    Arguments:
+        embedding: the network that rows go through first, with D features; ``nn.Identity()`` for rows as they are.
+        features: D.
+        strength: lambda of the weights at the start, above 0.
+        intercept: that of the intercept.
+        newton: steps of Newton's method.
+        loss, protocol: as in ``Ridge``.
+
+    Raises:
+        ValueError: if an option is out of its range; of tasks, if their classes are not two.
+
+    Example:
+        >>> x, y = torch.randn(4, 6, 3), torch.arange(6).remainder(2).expand(4, 6)
+        >>> Logistic(nn.Identity(), 3)(TaskBatch(x, y, x, y)).shape
+        torch.Size([4])
+
+    Source: Bertinetto, Henriques, Torr and Vedaldi 2019, section 3.2 (LR-D2); the learned start, Grant, Finn, Levine,
+    Darrell and Griffiths 2018, section 3.
+    """
+
+    def __init__(
+        self,
+        embedding: nn.Module,
+        features: int,
+        *,
+        strength: float = 1.0,
+        intercept: float = 1.0,
+        newton: int = 10,
+        loss: Loss | None = None,
+        protocol: str = "inductive",
+    ) -> None:
+        super().__init__(embedding, loss, protocol)
+        self.features, self.newton = whole("features", features), whole("newton", newton)
+        self.strength, self.intercept = check_positive("strength", strength), check_positive("intercept", intercept)
+        self.start = nn.Parameter(torch.zeros(self.features + 1))
+        self.log_strengths = nn.Parameter(torch.tensor([strength, intercept]).log())
+
+    def grasp(self, support: Tensor, batch: TaskBatch) -> Tensor:
+        """The weights, the intercept last, ``[T, D + 1]``."""
+        if batch.ways != 2:
+            raise ValueError(f"Logistic tells two classes apart, got tasks of {batch.ways}. Ridge takes any number.")
+        z, y = _with_one(support), batch.support_y.to(support.dtype)
+        real_rows = torch.ones_like(y) if batch.support_mask is None else batch.support_mask.to(y)
+        strengths = self.log_strengths.exp().to(z.dtype)
+        strengths = torch.cat([strengths[:1].expand(self.features), strengths[1:]])
+        weights = start = self.start.to(z.dtype).expand(len(z), -1)
+        for _ in range(self.newton):
+            chance = (z @ weights[..., None])[..., 0].sigmoid()
+            gradient = ((real_rows * (chance - y))[:, None] @ z)[:, 0] + strengths * (weights - start)
+            curved = z.mT @ ((real_rows * chance * (1 - chance))[..., None] * z) + strengths.diag()
+            weights = weights - torch.linalg.solve_ex(curved, gradient).result
+        return weights
+
+    def compare(self, query: Tensor, known: Any, batch: TaskBatch, protocol: str) -> Tensor:
+        score = (_with_one(query) @ known[..., None])[..., 0]
+        return torch.stack([torch.zeros_like(score), score], -1)
+
+
+def _with_one(z: Tensor) -> Tensor:
+    return torch.cat([z, z.new_ones(*z.shape[:-1], 1)], -1)
 
 
 def ridge(z: Tensor, y: Tensor, penalty: Tensor) -> Tensor:

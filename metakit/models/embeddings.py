@@ -190,3 +190,54 @@ class Gains(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.normalize(x * self.log_gain.exp(), dim=-1)
+
+
+@saved
+class Standardised(nn.Module):
+    """Columns of a table brought to one scale, and beside each whether it was there: rows with missing cells.
+
+        f(x) = [p (v - mean) / spread,  (1 - p - missed) / spread of missing],    each cut off at +-4
+
+    A row holds C values v, 0 where missing, and then C marks p, 1 where there and 0 where missing.
+
+    Shapes: ``x [..., 2 C]`` to the same.
+
+    Arguments:
+        columns: C. Mean 0 and spread 1 until ``estimate``.
+
+    Raises:
+        ValueError: if rows to estimate from are not ``[n, 2 C]``.
+
+    Example:
+        >>> rows = torch.tensor([[1.0, 1.0], [3.0, 1.0], [0.0, 0.0]])
+        >>> Standardised(1).estimate(rows)(rows)[:2, 0]
+        tensor([-1.,  1.])
+    """
+
+    stacks_tasks = True
+    mean: Tensor
+    spread: Tensor
+
+    def __init__(self, columns: int) -> None:
+        super().__init__()
+        self.columns = whole("columns", columns)
+        self.register_buffer("mean", torch.zeros(2 * self.columns))
+        self.register_buffer("spread", torch.ones(2 * self.columns))
+
+    def estimate(self, x: Tensor) -> Standardised:
+        """Take mean and spread from these rows ``[n, 2 C]``; returns itself."""
+        if x.dim() != 2 or x.shape[1] != 2 * self.columns:
+            raise ValueError(f"rows must be [n, {2 * self.columns}]: values, then marks; got {list(x.shape)}.")
+        value, there = x.chunk(2, 1)
+        known = there.sum(0).clamp(min=1)
+        mean = (there * value).sum(0) / known
+        variance = (there * (value - mean).square()).sum(0) / known
+        missing = 1 - there
+        self.mean.copy_(torch.cat([mean, missing.mean(0)]))
+        self.spread.copy_(torch.cat([variance.sqrt(), missing.std(0, correction=0)]).clamp(min=0.05))
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        value, there = x.chunk(2, -1)
+        z = (torch.cat([value, 1 - there], -1) - self.mean) / self.spread
+        return torch.cat([z[..., : self.columns] * there, z[..., self.columns :]], -1).clamp(-4, 4)

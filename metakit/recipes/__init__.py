@@ -1,5 +1,5 @@
 """Recipes behind the headline figures, to be called on data of one's own."""
 
-from metakit.recipes import agents, handwriting, hyperparameters, in_context, language, optimizer
+from metakit.recipes import agents, handwriting, hyperparameters, in_context, language, medicine, optimizer
 
-__all__ = ["agents", "handwriting", "hyperparameters", "in_context", "language", "optimizer"]
+__all__ = ["agents", "handwriting", "hyperparameters", "in_context", "language", "medicine", "optimizer"]
