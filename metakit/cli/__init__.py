@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from metakit.cli import agents as agents  # its commands join those of train and evaluate
+from metakit.cli import cases as cases
 from metakit.cli import in_context as in_context
 from metakit.cli.judge import evaluate
 from metakit.cli.search import search

@@ -75,13 +75,13 @@ def _read(path: Path, name: str) -> Hospital:
     try:
         lines = [line.split(",") for line in path.read_text(encoding="ascii").split()]
         table = torch.tensor([[_number(cell) for cell in line] for line in lines], dtype=torch.float32)
-        shape = list(table.shape)
+        reason = f"got {list(table.shape)}"
     except ValueError as error:  # a cell that is no number, lines of unequal length, no ASCII
-        table, shape = torch.empty(0), [str(error).partition("\n")[0]]
+        table, reason = torch.empty(0), str(error).partition("\n")[0]
     wanted = [_PATIENTS[name], len(FEATURES) + 1]
-    if shape != wanted or _digest(table) != _DIGESTS[name]:
+    if list(table.shape) != wanted or _digest(table) != _DIGESTS[name]:
         raise ValueError(
-            f"{path} is not the official file of {name}, {wanted[0]} lines of {wanted[1]} numbers: {shape}. Delete it "
+            f"{path} is not the official file of {name}, {wanted[0]} lines of {wanted[1]} numbers: {reason}. Delete it "
             "and fetch it again with download=True."
         )
     x, disease = table[:, :-1].clone(), table[:, -1] > 0

@@ -36,7 +36,7 @@ class EmpiricalGP(Contextual):
 
     m and C are mean and covariance of the N known tasks, each brought to [0, 1]; the pair (low, span) of a new task is
     that of one of them, all equally likely before its first rows are seen. So the answer is a mixture of N normals,
-    weighted by how well each scale explains what was seen. Nothing is stepped through: the outer loop is ``learn``.
+    weighted by how well each scale explains what was seen. Nothing is stepped through: the outer loop is ``estimate``.
 
     Arguments:
         rows: M, rows that are known.
@@ -97,9 +97,9 @@ class EmpiricalGP(Contextual):
     def of(cls, tables: Tables, *, own: float = 0.1, noise: float = 1e-3, sizes: Sequence[int] = SIZES) -> EmpiricalGP:
         """The process learned from these tables."""
         (tasks, rows), features = tables.scores.shape, tables.settings.shape[1]
-        return cls(rows, features, tasks, own=own, noise=noise, sizes=sizes).learn(tables)
+        return cls(rows, features, tasks, own=own, noise=noise, sizes=sizes).estimate(tables)
 
-    def learn(self, tables: Tables) -> EmpiricalGP:
+    def estimate(self, tables: Tables) -> EmpiricalGP:
         """Learn the prior from tables of as many rows and tasks; returns itself.
 
         Raises:
@@ -114,9 +114,7 @@ class EmpiricalGP(Contextual):
         lows = scores.amin(1)
         spans = scores.amax(1) - lows
         if not bool((spans > 0).all()):
-            raise ValueError(
-                f"table {int(spans.argmin())} has one score for all rows: it tells nothing. Leave it out."
-            )
+            raise ValueError(f"table {int(spans.argmin())} has one score for all rows: it tells nothing. Leave it out.")
         z = (scores - lows[:, None]) / spans[:, None]
         centre = z.mean(0)
         covariance = (z - centre).mT @ (z - centre) / len(z)
@@ -132,19 +130,24 @@ class EmpiricalGP(Contextual):
             getattr(self, name).copy_(value)
         return self
 
+    def learned_from(self, scores: Tensor) -> bool:
+        """Whether a table of these scores ``[M]`` was one of those that were learned from, by its lowest and span."""
+        low, span = scores.double().min(), scores.double().max() - scores.double().min()
+        return bool(((self.lows - low).abs() + (self.spans - span).abs() < 1e-9).any())
+
     def respond(self, batch: TaskBatch, rows: int | None = None) -> Mixture:
         x, y, query, mask = first_rows(batch, rows)
-        asked, answers = self._places(query), []
+        asked, answers = self.places(query), []
         for t in range(len(batch)):
             real_rows = slice(None) if mask is None else mask[t]
-            answers.append(self._posterior(self._places(x[t, real_rows]), y[t, real_rows, 0].double(), asked[t]))
+            answers.append(self._posterior(self.places(x[t, real_rows]), y[t, real_rows, 0].double(), asked[t]))
         return Mixture(*(torch.stack(part) for part in zip(*answers, strict=True)))
 
     def posterior(self, seen_x: Tensor, seen_y: Tensor, query_x: Tensor) -> Mixture:
         """What is known of one task's query rows ``[Q, D]`` once these rows ``[S, D]`` were seen, with their ``[S]``
         numbers; S may be 0.
         """
-        return Mixture(*self._posterior(self._places(seen_x), seen_y.double(), self._places(query_x)))
+        return Mixture(*self._posterior(self.places(seen_x), seen_y.double(), self.places(query_x)))
 
     def _posterior(self, seen: Tensor, y: Tensor, asked: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Means and spreads ``[Q, N]`` of scores, and log weights ``[1, N]`` of the scales."""
@@ -159,8 +162,12 @@ class EmpiricalGP(Contextual):
         spreads = variance.sqrt()[:, None] * self.spans
         return self.lows + self.spans * means, spreads, evidence.log_softmax(0)[None]
 
-    def _places(self, x: Tensor) -> Tensor:
-        """Which of the known rows these are."""
+    def places(self, x: Tensor) -> Tensor:
+        """Which of the known rows these are, ``[..., D]`` to ``[...]``.
+
+        Raises:
+            ValueError: if one is none of them.
+        """
         apart, places = torch.cdist(x.double(), self.settings, p=torch.inf).min(-1)
         if bool((apart > _SAME).any()):
             raise ValueError(

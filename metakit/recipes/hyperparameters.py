@@ -52,7 +52,8 @@ def portfolio(tables: TrialTables, trials: int = TRIALS) -> list[int]:
     Hyperparameters, 2014; greedy as A. Xu et al., Hydra, 2010.
     """
     z = unit(tables.scores)
-    best, order = torch.zeros(len(z), 1, dtype=z.dtype), []
+    best = torch.zeros(len(z), 1, dtype=z.dtype)
+    order: list[int] = []
     for _ in range(_most(tables, trials)):
         gain = torch.maximum(z, best).mean(0)
         gain[order] = -math.inf
@@ -111,8 +112,9 @@ def suggest(gp: EmpiricalGP, settings: Tensor, tried: Tensor, scores: Tensor) ->
     else:
         gain = parts.means / gp.spans
     gain = (weights * gain).sum(-1)
-    known = (torch.cdist(settings.double(), tried.double(), p=torch.inf) < 1e-3).any(1) if len(tried) else None
-    return int((gain if known is None else gain.masked_fill(known, -math.inf)).argmax())
+    if len(tried):
+        gain[torch.isin(gp.places(settings), gp.places(tried))] = -math.inf
+    return int(gain.argmax())
 
 
 def regret(tables: TrialTables, name: str, order: list[int]) -> Tensor:

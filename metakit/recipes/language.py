@@ -6,6 +6,7 @@ episodes of a prototypical network; a new set of intents is then learned by logi
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -108,7 +109,9 @@ class Logistic:
                 support_x, query_x = self.embedding(support_x), self.embedding(query_x)
         model = LogisticRegression(C=self.strength, max_iter=300)
         numbers, asked = support_x.double().numpy(), query_x.double().numpy()
-        return torch.from_numpy(model.fit(numbers, support_y.numpy()).predict_log_proba(asked))
+        with warnings.catch_warnings():  # of few examples, every second of which is a class of its own
+            warnings.filterwarnings("ignore", message="The number of unique classes", category=UserWarning)
+            return torch.from_numpy(model.fit(numbers, support_y.numpy()).predict_log_proba(asked))
 
 
 def told(

@@ -7,6 +7,7 @@ over the other hospitals; the strength is the one that would have served best ha
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -22,8 +23,7 @@ from metakit.tasks.batch import TaskBatch
 
 PATIENTS = (5, 10, 20)
 STRENGTHS, INTERCEPTS = (3.0, 10.0, 30.0, 100.0, 300.0), (0.1, 0.3, 1.0, 3.0, 10.0)
-_POOLED = 10.0  # strength of the draw to zero where many patients are fitted
-_LOCAL = 10.0
+_POOLED, _FREE, _HELD = 10.0, 1e-3, 1e6  # strengths of a draw: of a plain fit to zero, hardly any, and no way off
 _KINDS = {"sex": (1,), "chest pain": (1, 2, 3, 4), "fasting sugar": (1,), "resting ECG": (0, 1, 2)}
 _KINDS |= {"angina in exercise": (1,), "ST slope": (1, 2, 3), "thallium scan": (3, 6, 7)}
 _ROW = 2 * sum(len(_KINDS.get(name, (None,))) for name in FEATURES)
@@ -91,32 +91,32 @@ def train(others: Mapping[str, Hospital], *, draws: int = 40, seed: int = 0) -> 
 def pooled(hospitals: Any) -> Logistic:
     """Logistic regression on all patients of these hospitals; its ``start`` is what was fitted."""
     x, y = (torch.cat(side) for side in zip(*((coded(x), y) for x, y in hospitals), strict=True))
-    learner = _fresh(Standardised(x.shape[1] // 2).estimate(x), _POOLED, 1e-3)
+    learner = _fresh(Standardised(x.shape[1] // 2).estimate(x), _POOLED, _FREE)
     with torch.no_grad():
         learner.start.copy_(learner.know(_task(x, y, x[:1], y[:1]), None)[0])
     return learner
 
 
-def contenders(others: Mapping[str, Hospital], *, draws: int = 40, seed: int = 0) -> dict[str, Tells]:
-    """The learner, and what is used today: pooled, local, and pooled with the new patients among the rest."""
-    learner, everyone = train(others, draws=draws, seed=seed), pooled(others.values())
+def contenders(others: Mapping[str, Hospital], learner: Logistic | None = None) -> dict[str, Tells]:
+    """The learner, and what is used today: pooled, local, and pooled with the new patients among the rest.
+
+    Arguments:
+        others: the hospitals to learn from.
+        learner: what ``train(others)`` gives, if it is there already.
+    """
+    learner, everyone = learner or train(others), pooled(others.values())
     x, y = (torch.cat(side) for side in zip(*((coded(x), y) for x, y in others.values()), strict=True))
+    plain, unmoved = _fresh(everyone.embedding, _POOLED, _FREE), _drawn_to(everyone, _HELD, _HELD)
 
-    def together(support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
-        local = _fresh(everyone.embedding, _POOLED, 1e-3)
-        return risk(local, torch.cat([x, support_x]), torch.cat([y, support_y]), query_x)
+    def refitted(support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
+        return risk(plain, torch.cat([x, support_x]), torch.cat([y, support_y]), query_x)
 
-    def alone(support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
-        return risk(_fresh(everyone.embedding, _LOCAL, 1e-3), support_x, support_y, query_x)
-
-    def before(support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
-        unmoved = _drawn_to(everyone, 1e6, 1e6)
-        return risk(unmoved, support_x, support_y, query_x)
-
-    def drawn(support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
-        return risk(learner, support_x, support_y, query_x)
-
-    return {"drawn to the start": drawn, "pooled": before, "local": alone, "pooled and refitted": together}
+    return {
+        "drawn to the start": functools.partial(risk, learner),
+        "pooled": functools.partial(risk, unmoved),
+        "local": functools.partial(risk, plain),
+        "pooled and refitted": refitted,
+    }
 
 
 def risk(learner: Logistic, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:

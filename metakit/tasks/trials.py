@@ -82,6 +82,53 @@ class TrialTables:
         if self.shots + self.queries > count:
             raise ValueError(f"a task takes {self.shots} + {self.queries} settings, there are {count}. Take fewer.")
 
+    @classmethod
+    def of(cls, trials: Sequence[Mapping[str, Any]], *, name: str = "dataset", score: str = "score") -> TrialTables:
+        """Tables of trials in a list, each a mapping: its data set, its score, and all else is its setting.
+
+        A number of a setting becomes its rank among those that occur, from 0 to 1; a word a place for each that occurs.
+
+        Arguments:
+            trials: every setting once on every data set, in any order.
+            name: where a trial says its data set.
+            score: where it says its score, the higher the better.
+
+        Raises:
+            ValueError: if a trial says neither, or a setting is missing on a data set, or there twice.
+
+        Example:
+            >>> trials = [{"dataset": d, "C": c, "score": c * d} for d in (1, 2) for c in (0.1, 1.0, 10.0)]
+            >>> tables = TrialTables.of(trials)
+            >>> tables.scores.tolist()[1], tables.candidates[0]
+            ([0.20000000298023224, 2.0, 20.0], {'C': 0.1})
+        """
+        found: dict[str, dict[tuple[tuple[str, Any], ...], float]] = {}
+        for trial in trials:
+            if name not in trial or score not in trial:
+                raise ValueError(f"every trial must say its {name} and its {score}, got {dict(trial)}.")
+            setting = tuple((key, value) for key, value in trial.items() if key not in (name, score))
+            scores = found.setdefault(str(trial[name]), {})
+            if setting in scores:
+                raise ValueError(f"{dict(setting)} is there twice on {trial[name]}. Keep one, or their mean.")
+            scores[setting] = float(trial[score])
+        settings = list(next(iter(found.values()), {}))
+        for data_set, scores in found.items():
+            if missing := set(settings) ^ set(scores):
+                raise ValueError(f"{dict(min(missing, key=str))} is not there on every data set ({data_set}). Add it.")
+        if not settings or not settings[0]:
+            raise ValueError(f"there must be a trial, with a setting besides {name} and {score}.")
+        table = torch.tensor([[scores[setting] for setting in settings] for scores in found.values()])
+        count, candidates = len(settings), tuple(map(dict, settings))
+        queries = max(1, count // 2)
+        return cls(
+            settings=_coded(candidates),
+            scores=table,
+            names=tuple(found),
+            candidates=candidates,
+            shots=min(5, max(1, count - queries)),
+            queries=min(20, queries),
+        )
+
     def __len__(self) -> int:
         return len(self.scores)
 
@@ -160,6 +207,20 @@ def svm_trials(*, root: str | os.PathLike[str] | None = None, download: bool = F
     settings = numbers[0, :, 1:]
     candidates = tuple(map(_candidate, settings.tolist()))
     return TrialTables(settings=settings, scores=numbers[..., 0], names=tuple(_SETS), candidates=candidates)
+
+
+def _coded(candidates: Sequence[Mapping[str, Any]]) -> Tensor:
+    """Settings as rows: numbers by their rank, from 0 to 1, and a place for each word."""
+    columns = []
+    for key in candidates[0]:
+        values = [candidate.get(key) for candidate in candidates]
+        if all(isinstance(value, int | float) for value in values):
+            rank = torch.tensor(values, dtype=torch.float64).unique(return_inverse=True)[1].float()
+            columns.append(rank / rank.max().clamp(min=1))
+        else:
+            words = sorted(set(map(str, values)))
+            columns += [torch.tensor([float(str(value) == word) for value in values]) for word in words]
+    return torch.stack(columns, 1)
 
 
 def _texts(base: Path, download: bool) -> dict[str, str]:
