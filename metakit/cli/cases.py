@@ -1,4 +1,4 @@
-"""Real work from a terminal: ``metakit train language``, ``medicine``, ``hyperparameters``, and ``evaluate``."""
+"""Real work from a terminal: train and evaluate ``language``, ``medicine``, ``hyperparameters``, ``finance``."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ from metakit.cli.common import Data, Seed
 from metakit.cli.judge import evaluate, loaded
 from metakit.cli.train import Save, train
 from metakit.data.labelled import LabelledData
+from metakit.recipes import finance as spreads
 from metakit.recipes import hyperparameters as search
 from metakit.recipes import language as intents
 from metakit.recipes import medicine as hearts
+from metakit.tasks.volatility import MARKETS
 
 Download = Annotated[bool, typer.Option("--download", help="Fetch data that are missing.")]
 Draws = Annotated[int, typer.Option(min=2, help="Draws of examples to judge on.")]
@@ -194,15 +196,55 @@ def judge_hyperparameters(
     typer.echo(_table("trials", at, {who: [regret[:, t - 1] for t in at] for who, regret in regrets.items()}))
 
 
-def _table(what: str, at: Iterable[int], rows: dict[str, list[Any]]) -> str:
-    """Means with half their 95% intervals over draws or data sets."""
-    lines = [f"{what:20}" + "".join(f"{each:>17}" for each in at)]
+@train.command()
+@common.terminal
+def finance(
+    without: Named = None,
+    before: Annotated[str, typer.Option(help="Learn from days before this one, as 2011-01-01.")] = "2011-01-01",
+    steps: Annotated[int, typer.Option(min=1, help="Outer steps.")] = 500,
+    seed: Seed = 0,
+    save: Save = None,
+) -> None:
+    """Tomorrow's spread: learn from the markets (sp500, nasdaq, wti) that are not named by --without."""
+    _check(without or (), MARKETS, "market")
+    series = mk.tasks.markets([name for name in MARKETS if name not in (without or ())])
+    learner, history = spreads.train([each.between("1900-01-01", before) for each in series], steps=steps, seed=seed)
+    typer.echo(f"{history.steps} outer steps on {len(series)} markets in {history.seconds:.0f} s.")
+    _keep(learner, save)
+
+
+@evaluate.command("finance")
+@common.terminal
+def judge_finance(
+    context: typer.Context,
+    market: Annotated[str, typer.Option(help="The market that was left out.")],
+    after: Annotated[str, typer.Option(help="Judge on days from this one on.")] = "2011-01-01",
+) -> None:
+    """Tomorrow's spread on one market: log loss in nats a day, beside GARCH(1,1) and a running mean."""
+    _check([market], MARKETS, "market")
+    learner: Any = loaded(context.obj, "cpu")
+    if not isinstance(learner, mk.MAML):
+        raise ValueError(f"{context.obj} holds no such learner. Make one by: metakit train finance --save FILE.")
+    series = {each.name: each for each in mk.tasks.markets()}
+    others = [each.between("1900-01-01", after) for name, each in series.items() if name != market]
+    windows = mk.tasks.MarketWindows([series[market].between(after, "2100-01-01")]).in_turn()
+    losses = spreads.contenders(others, learner, windows)
+    typer.echo(f"{market} from {after} on, {len(windows)} windows of 20 days: log loss in nats a day; adapted ahead")
+    typer.echo(
+        _table("", ["log loss", "ahead"], {who: [loss, loss - losses["adapted"]] for who, loss in losses.items()}, 3)
+    )
+
+
+def _table(what: str, at: Iterable[Any], rows: dict[str, list[Any]], digits: int = 2) -> str:
+    """Means with half their 95% intervals over draws, data sets or windows."""
+    wide = 2 + max(map(len, (what, *rows)))
+    lines = [f"{what:{wide}}" + "".join(f"{each:>17}" for each in at)]
     for name, cells in rows.items():
         shown = []
         for cell in cells:
-            half = f"{1.96 * float(cell.std()) / len(cell) ** 0.5:.2f}" if len(cell) > 1 else "?"
-            shown.append(f"{float(cell.mean()):8.2f} +- {half:>5}")
-        lines.append(f"{name:20}" + "".join(f"{cell:>17}" for cell in shown))
+            half = f"{1.96 * float(cell.std()) / len(cell) ** 0.5:.{digits}f}" if len(cell) > 1 else "?"
+            shown.append(f"{float(cell.mean()):8.{digits}f} +- {half:>5}")
+        lines.append(f"{name:{wide}}" + "".join(f"{cell:>17}" for cell in shown))
     return "\n".join(lines)
 
 

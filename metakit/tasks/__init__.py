@@ -25,6 +25,7 @@ from metakit.tasks.steady import Steady
 from metakit.tasks.table_prior import TablePrior
 from metakit.tasks.tables import InventedTables
 from metakit.tasks.trials import TrialTables, svm_trials
+from metakit.tasks.volatility import MarketWindows, Series, markets
 
 __all__ = [
     "Augment",
@@ -41,11 +42,13 @@ __all__ = [
     "LabelledData",
     "LinearRegression",
     "MDPs",
+    "MarketWindows",
     "Mazes",
     "Navigation",
     "Pooled",
     "ProcessBatch",
     "Quadratics",
+    "Series",
     "Sinusoids",
     "Steady",
     "TablePrior",
@@ -59,6 +62,7 @@ __all__ = [
     "fc100",
     "hospitals",
     "kmeans",
+    "markets",
     "mini_imagenet",
     "omniglot",
     "pictures",
