@@ -6,6 +6,7 @@ course.quiz("outer_loop")                   # cards to click, each answer explai
 
 from metakit.course import (
     algorithm_steps,
+    applications,
     architecture_search,
     background,
     challenges,
@@ -34,6 +35,7 @@ LESSONS = {
     "learned_optimizers": learned_optimizers,
     "meta_reinforcement_learning": meta_reinforcement_learning,
     "in_context": in_context,
+    "applications": applications,
     "challenges": challenges,
     "trends": trends,
 }

@@ -17,6 +17,12 @@ from metakit.plots.agents import (
     draw_regret,
     draw_trial,
 )
+from metakit.plots.applications import (
+    draw_near_examples,
+    draw_settings_plane,
+    draw_settings_regret,
+    draw_text_scores,
+)
 from metakit.plots.challenges import draw_against, draw_layers, draw_outside
 from metakit.plots.clusters import draw_clusters
 from metakit.plots.compare import draw_comparison
@@ -74,6 +80,7 @@ from metakit.records import (
     HeadStart,
     HorizonSurface,
     NavigationPaths,
+    NearExample,
     NoisyExamples,
     OptimizerPaths,
     Outside,
@@ -85,9 +92,12 @@ from metakit.records import (
     RuleCourse,
     RuleSurface,
     Score,
+    SettingsPlane,
+    SettingsRace,
     Stage,
     Surface,
     Sweep,
+    TextAnswers,
     belief_curves,
     context_curve,
     decision_maps,
@@ -100,6 +110,9 @@ from metakit.records import (
     regret_curves,
     rule_course,
     rule_surface,
+    settings_planes,
+    settings_race,
+    text_answers,
 )
 
 __all__ = [
@@ -130,6 +143,7 @@ __all__ = [
     "HeadStart",
     "HorizonSurface",
     "NavigationPaths",
+    "NearExample",
     "NoisyExamples",
     "OptimizerPaths",
     "Outside",
@@ -141,9 +155,12 @@ __all__ = [
     "RuleCourse",
     "RuleSurface",
     "Score",
+    "SettingsPlane",
+    "SettingsRace",
     "Stage",
     "Surface",
     "Sweep",
+    "TextAnswers",
     "belief_curves",
     "check_alt",
     "context_curve",
@@ -170,6 +187,7 @@ __all__ = [
     "draw_horizon_surface",
     "draw_layers",
     "draw_loops",
+    "draw_near_examples",
     "draw_noisy_examples",
     "draw_optimizer_losses",
     "draw_optimizer_paths",
@@ -187,9 +205,12 @@ __all__ = [
     "draw_rule_course",
     "draw_rule_surface",
     "draw_search",
+    "draw_settings_plane",
+    "draw_settings_regret",
     "draw_starts",
     "draw_steps",
     "draw_surface",
+    "draw_text_scores",
     "draw_timeline",
     "draw_trial",
     "draw_trials",
@@ -205,5 +226,8 @@ __all__ = [
     "regret_curves",
     "rule_course",
     "rule_surface",
+    "settings_planes",
+    "settings_race",
     "show",
+    "text_answers",
 ]

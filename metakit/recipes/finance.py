@@ -104,36 +104,41 @@ def filtered(returns: Tensor, omega: float, alpha: float, beta: float, first: fl
     return torch.stack(found, -1)
 
 
-def standardised(series: Sequence[Series], window: MarketWindows) -> Tensor:
-    """Returns of these markets in units of the level that windows give them, one after the other, to fit a GARCH to."""
-    batch = MarketWindows(series, window.calm, window.shots, window.queries).in_turn()
-    return batch.query_y.flatten()
-
-
-def contenders(others: Sequence[Series], learner: MAML, windows: TaskBatch) -> dict[str, Tensor]:
-    """Log loss of every window, ``[T]``, for the learner, its start as it is, and what is used today.
-
-    GARCH(1,1) is fitted to the other markets' past, and its forecasts then follow the window's own days; once it is
-    fitted to the window's support days alone. The running mean needs no fit.
-    """
-    days = torch.cat([windows.support_y, windows.query_y], 1)[..., 0].double()
-    queries = windows.query_y.shape[1]
-
-    def judged(variance: Tensor) -> Tensor:
-        return log_loss(variance[:, -queries:, None].clamp(min=1e-6).log(), windows.query_y.double())
-
-    def fixed(omega: float, alpha: float, beta: float) -> Tensor:
-        return judged(filtered(days, omega, alpha, beta))
-
-    pooled = garch(standardised(others, MarketWindows(others)))
-    alone = torch.stack([filtered(row, *garch(row[:-queries])) for row in days])
+def plain(learner: MAML, windows: TaskBatch) -> dict[str, Tensor]:
+    """Log loss of every window, ``[T]``, for the learner, its start as it is, and what needs no fit."""
+    days = _days(windows)
     with torch.no_grad():
         before, *_, after = learner.outputs(windows)
+    support = windows.support_y[..., 0].double().square().mean(1, keepdim=True).expand_as(days)
     return {
         "adapted": log_loss(after, windows.query_y).double(),
         "start, not adapted": log_loss(before, windows.query_y).double(),
-        "GARCH(1,1) of the other markets": fixed(*pooled),
-        "GARCH(1,1) of the window alone": judged(alone),
-        "running mean, 0.94": fixed(0.0, 0.06, 0.94),
-        "the support days' variance": judged(days[:, :-queries].square().mean(1, keepdim=True).expand_as(days)),
+        "running mean, 0.94": _judged(filtered(days, 0.0, 0.06, 0.94), windows),
+        "the support days' variance": _judged(support, windows),
     }
+
+
+def contenders(others: Sequence[Series], learner: MAML, windows: TaskBatch) -> dict[str, Tensor]:
+    """Those of ``plain``, and GARCH(1,1) twice; it needs the package ``arch``.
+
+    Once it is fitted to the other markets' past, and its forecasts then follow the window's own days; once it is fitted
+    to the window's support days alone.
+    """
+    days, asked = _days(windows), windows.query_y.shape[1]
+    pooled = garch(MarketWindows(others).in_turn().query_y.flatten())
+    alone = torch.stack([filtered(row, *garch(row[:-asked])) for row in days])
+    return plain(learner, windows) | {
+        "GARCH(1,1) of the other markets": _judged(filtered(days, *pooled), windows),
+        "GARCH(1,1) of the window alone": _judged(alone, windows),
+    }
+
+
+def _days(windows: TaskBatch) -> Tensor:
+    """Returns of support and query days, ``[T, S + Q]``."""
+    return torch.cat([windows.support_y, windows.query_y], 1)[..., 0].double()
+
+
+def _judged(variance: Tensor, windows: TaskBatch) -> Tensor:
+    """The log loss of a variance for each day, ``[T, S + Q]``, on the query days."""
+    y = windows.query_y.double()
+    return log_loss(variance[:, -y.shape[1] :, None].clamp(min=1e-6).log(), y)

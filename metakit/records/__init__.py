@@ -11,6 +11,15 @@ from metakit.records.agents import (
     read_out,
     regret_curves,
 )
+from metakit.records.applications import (
+    NearExample,
+    SettingsPlane,
+    SettingsRace,
+    TextAnswers,
+    settings_planes,
+    settings_race,
+    text_answers,
+)
 from metakit.records.bandits import BanditTrial, Beliefs, belief_curves
 from metakit.records.challenges import Outside, Sweep
 from metakit.records.clusters import Clusters
@@ -59,6 +68,7 @@ __all__ = [
     "HeadStart",
     "HorizonSurface",
     "NavigationPaths",
+    "NearExample",
     "NoisyExamples",
     "OptimizerPaths",
     "Outside",
@@ -70,9 +80,12 @@ __all__ = [
     "RuleCourse",
     "RuleSurface",
     "Score",
+    "SettingsPlane",
+    "SettingsRace",
     "Stage",
     "Surface",
     "Sweep",
+    "TextAnswers",
     "belief_curves",
     "context_curve",
     "decision_maps",
@@ -85,4 +98,7 @@ __all__ = [
     "regret_curves",
     "rule_course",
     "rule_surface",
+    "settings_planes",
+    "settings_race",
+    "text_answers",
 ]

@@ -17,9 +17,11 @@ from metakit.widgets.presets import Presets
 from metakit.widgets.processes import YARDSTICKS, ProcessExplorer, drawn_function, one_process
 from metakit.widgets.race import RaceExplorer, head_start, racers
 from metakit.widgets.search import NETWORKS, STRATEGIES, SearchExplorer, SearchRound, hidden_rows, search_rounds
+from metakit.widgets.settings_race import RaceOfSettings
 from metakit.widgets.steps import StepsExplorer, seven_steps
 from metakit.widgets.surface import SurfaceExplorer, surface
 from metakit.widgets.tables import PRESETS, TableExplorer, preset_points
+from metakit.widgets.texts import ClassRows, TextExplorer
 
 __all__ = [
     "FEATURES",
@@ -30,6 +32,7 @@ __all__ = [
     "AdaptationExplorer",
     "BanditExplorer",
     "Canvas",
+    "ClassRows",
     "ClusterExplorer",
     "DescentExplorer",
     "EpisodeExplorer",
@@ -42,11 +45,13 @@ __all__ = [
     "Presets",
     "ProcessExplorer",
     "RaceExplorer",
+    "RaceOfSettings",
     "SearchExplorer",
     "SearchRound",
     "StepsExplorer",
     "SurfaceExplorer",
     "TableExplorer",
+    "TextExplorer",
     "adaptation",
     "descent",
     "draw_adaptation_and_steps",
