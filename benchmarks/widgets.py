@@ -40,6 +40,10 @@ def sliders() -> list[tuple[Any, str, Sequence[Any]]]:
     waves = mk.MAML(mk.models.MLP(1, [40, 40], 1))
     images = mk.ProtoNet(mk.models.ConvNet(width=16))
     unseen = mk.tasks.Glyphs(alphabets=4, characters=12, drawers=10, seed=1000)
+    reading = mk.InContext(mk.models.SetTransformer(1, width=48, layers=3), bins=100)
+    moons = [widgets.preset_points("two moons", seed=seed) for seed in (1, 2)]
+    gains, intents = mk.models.Gains(4096), {name: [f"{name} {i}" for i in range(5)] for name in ("card", "cash")}
+    table = trials()
     search = widgets.SearchExplorer()
     for _ in range(2):
         search.next()
@@ -52,7 +56,19 @@ def sliders() -> list[tuple[Any, str, Sequence[Any]]]:
         (search, "shown", ("evolution", "cross-entropy")),
         (widgets.EpisodeExplorer(images, unseen), "seed", (1, 2)),
         (widgets.ClusterExplorer(unseen), "clusters", (40, 60)),
+        (widgets.ProcessExplorer(reading), "points", ([[-1.0, 0.5]], [[-1.0, 0.5], [1.0, -0.5]])),
+        (widgets.TableExplorer(mk.TableClassifier.load()), "points", moons),
+        (widgets.TextExplorer(mk.ProtoNet(gains, distance="cosine"), intents), "question", ("lost", "money")),
+        (widgets.RaceOfSettings(table), "trials", (19, 20)),
     ]
+
+
+def trials() -> mk.tasks.TrialTables:
+    """Invented scores of as many settings as those of the support vector machine, on a grid of two values."""
+    candidates = tuple({"C": 2.0**i, "gamma": 2.0**j} for i in range(12) for j in range(24))
+    settings, scores = torch.rand(len(candidates), 2), torch.rand(50, len(candidates))
+    names = tuple(f"set {i}" for i in range(len(scores)))
+    return mk.tasks.TrialTables(settings=settings, scores=scores, names=names, candidates=candidates)
 
 
 def time_changes(explorer: Any, change: Callable[[int], Any], repeats: int) -> list[float]:

@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 
 import metakit as mk
 from metakit import agents, course, plots, records, widgets
+from metakit.course import applications
 from metakit.inner import run, stacked, task_loss, trajectory
 from metakit.outer.muon import Muon
 
@@ -428,6 +429,26 @@ def moons() -> Figure:
     return widgets.TableExplorer(mk.TableClassifier.load()).static()
 
 
+# -------------------------------------------------------------------------------------------------- 11 applications
+
+
+def asked() -> Figure:
+    """What is made of a question, from three examples of each of three classes."""
+    learner, _ = mk.recipes.language.train(applications.intents().train, steps=60, progress=False)
+    classes = {
+        "card lost": ["I lost my card", "my card was stolen", "where did I leave my card"],
+        "top up": ["how do I top up", "my top up failed", "can I add money"],
+        "exchange": ["what is the exchange rate", "change euros to dollars", "is the rate fair"],
+    }
+    contender = {"learned gains": mk.recipes.language.Logistic(learner.embedding)}
+    return widgets.TextExplorer(contender, classes, question="someone took my card, what now?").static()
+
+
+def settings_tried() -> Figure:
+    """The race of settings on the first data set."""
+    return widgets.RaceOfSettings(applications.trials()[0]).static()
+
+
 # ---------------------------------------------------------------------------------------------------- 12 challenges
 
 
@@ -472,6 +493,7 @@ FIGURES: dict[str, Callable[[], Figure]] = {
         *(ways, horizons, noisy_rows),  # 08
         *(bandit_trial, beliefs, episodes, goal_paths),  # 09
         *(five_points, five_exact, read_points, wrong_beliefs, few_rows, moons),  # 10
+        *(asked, settings_tried),  # 11
         outside,  # 12
         layers,  # 14
     )

@@ -44,8 +44,9 @@ def test_rows_are_running_means_and_markets_of_another_calm_look_alike():
     returns = torch.tensor([[2.0, 2.0, 2.0, 2.0, 2.0, 4.0, 0.0, 2.0, 2.0, 2.0]])
     batch = windows.batch(returns)
     assert batch.support_y.flatten().tolist() == [2, 0, 1]
-    means = [1.0, 0.5 * 1 + 0.5 * 4, 0.5 * 2.5 + 0.5 * 0]
-    torch.testing.assert_close(batch.support_x[0, :, 0].exp(), torch.tensor(means))
+    for column, decay in enumerate((0.5, 0.85, 0.94)):
+        means = [1.0, decay + (1 - decay) * 4, decay * (decay + (1 - decay) * 4)]
+        torch.testing.assert_close(batch.support_x[0, :, column].exp(), torch.tensor(means))
     louder = windows.batch(7 * returns)
     torch.testing.assert_close(louder.support_x, batch.support_x)
     torch.testing.assert_close(louder.query_y, batch.query_y)
@@ -95,6 +96,25 @@ def test_a_forecaster_of_simulated_markets_comes_near_those_who_know_the_varianc
     best = finance.log_loss(known, windows.in_turn().query_y.double()).mean()
     assert 0 <= float(losses["adapted"].mean() - best) < 0.05
     assert float(losses["the support days' variance"].mean() - losses["adapted"].mean()) > 0.02
+
+
+def test_no_contender_knows_of_the_day_that_it_is_judged_on():
+    pytest.importorskip("arch")
+    learner, _ = finance.train([market()], steps=2, progress=False)
+    returns = simulated(80, seed=3)[0].repeat(3, 1)
+    returns[:, -1] = returns[0, -1] + torch.tensor([0.0, 3.0, 6.0])
+    windows = MarketWindows([market(80)]).batch(returns)
+    losses = finance.contenders([market()], learner, windows)
+    squares = windows.query_y[:, -1, 0].double().square()
+    for name, loss in losses.items():
+        # With a variance v fixed the evening before, a day costs y^2 / 2v and no more: the loss is a line in y^2.
+        slopes = loss.diff() / squares.diff()
+        assert float(slopes[0]) > 0, name
+        torch.testing.assert_close(slopes[0], slopes[1], rtol=1e-3, atol=0, msg=name)
+    with torch.no_grad():
+        start = finance.log_loss(learner.model(windows.query_x), windows.query_y)
+    torch.testing.assert_close(losses["start, not adapted"].float(), start)
+    assert not torch.allclose(losses["adapted"].float(), start)
 
 
 def test_what_does_not_fit_is_refused():

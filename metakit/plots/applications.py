@@ -31,7 +31,7 @@ def draw_text_scores(ax: Axes, record: TextAnswers) -> None:
         ax.barh(at, percent, 0.9 * thick, color=_COLOURS[i % 5], label=name)
         for height, value in zip(at, percent, strict=True):
             ax.text(value + 1.5, height, f"{value:.0f}", va="center", fontsize=7)
-    ax.set_yticks(range(len(names)), [_fitting(name, _CLASS) for name in names], parse_math=False)
+    ax.set_yticks(range(len(names)), [_fitting(name, _CLASS) for name in names], fontsize=9, parse_math=False)
     ax.set(xlim=(0, 112), ylim=(max(len(names), 1) - 0.5, -0.5), xlabel="share of the class (%)")
     ax.set_title("What it is taken for")
     if not record.scores:

@@ -75,8 +75,8 @@ class TextAnswers:
             return f"{known} are known: type a question.{out}"
         if all(value == 0 for each in self.nearest for value in each.cosines.values()):
             return f"{known} are known, and the question shares nothing with any: use other words.{out}"
-        told = [f"{name} {self.answer(name)} ({100 * float(s.max()):.0f}%)" for name, s in self.scores.items()]
-        return f"learned from {known}. The question is of: {'; '.join(told)}.{out}"
+        told = [f"{self.answer(name)} ({100 * float(s.max()):.0f}%, {name})" for name, s in self.scores.items()]
+        return f"learned from {known}. It is taken for: {'; '.join(told)}.{out}"
 
 
 def text_answers(
@@ -186,10 +186,11 @@ def settings_planes(tables: TrialTables) -> tuple[SettingsPlane, ...]:
     Settings without a number are laid out by their words; without candidates, by the first columns of ``settings``.
 
     Example:
-        >>> candidates = [{"kernel": "linear", "C": 1.0}] + [{"kernel": "rbf", "C": 1.0, "gamma": g} for g in (0.1, 1)]
-        >>> trials = [{"dataset": 1, "score": i, **each} for i, each in enumerate(candidates)]
-        >>> [(plane.kind, plane.across, plane.columns) for plane in settings_planes(TrialTables.of(trials))]
-        [('linear', '', ('',)), ('rbf', 'gamma', (0.1, 1))]
+        >>> candidates = {"kernel": "linear", "C": 1}, {"kernel": "rbf", "gamma": 0.1}, {"kernel": "rbf", "gamma": 2.0}
+        >>> tables = TrialTables(settings=torch.eye(3), scores=torch.rand(1, 3), names=("a",), shots=1, queries=2)
+        >>> tables = dataclasses.replace(tables, candidates=candidates)
+        >>> [(plane.kind, plane.across, plane.columns) for plane in settings_planes(tables)]
+        [('linear', '', ('',)), ('rbf', 'gamma', (0.1, 2.0))]
     """
     names = [f"setting {i + 1}" for i in range(tables.settings.shape[1])]
     found: Sequence[Mapping[str, Any]] = tables.candidates or [

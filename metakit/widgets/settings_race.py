@@ -10,7 +10,7 @@ import ipywidgets as ipw
 from matplotlib.figure import Figure
 
 from metakit import plots, records
-from metakit.checks import choice
+from metakit.checks import choice, whole
 from metakit.recipes import hyperparameters
 from metakit.tasks import TrialTables
 from metakit.widgets.explorer import LINE, VIEWED, Explorer
@@ -57,7 +57,8 @@ class RaceOfSettings:
         *,
         trials: int = hyperparameters.TRIALS,
     ) -> None:
-        self.tables, self.orders, self.most = tables, orders, min(trials, len(tables.settings))
+        self.tables, self.orders = tables, orders
+        self.most = min(whole("trials", trials), len(tables.settings))
         if orders is not None and not orders:
             raise ValueError('there must be a contender, got none. Give {"in turn": [0, 1, 2]}, or leave orders out.')
         planes = records.settings_planes(tables)
@@ -90,7 +91,7 @@ class RaceOfSettings:
         plots.draw_settings_regret(left, record)
         left.legend(fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
         tall = [len(plane.rows) + 0.5 for plane in record.planes]
-        sides: dict[str, Any] = {"left": 0.545, "right": 0.985, "top": 0.88, "bottom": 0.14, "hspace": 0.55}
+        sides: dict[str, Any] = {"left": 0.545, "right": 0.985, "top": 0.88, "bottom": 0.14, "hspace": 0.4}
         grid = fig.add_gridspec(len(tall), height_ratios=tall, **sides)
         for place, plane in enumerate(record.planes):
             ax = fig.add_subplot(grid[place])

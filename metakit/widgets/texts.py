@@ -155,7 +155,7 @@ class TextExplorer:
         tall = max(2.4, 0.36 * len(record.classes))
         fig.set(figwidth=8.6, figheight=tall + 1.1, dpi=100, facecolor="white")
         axes = fig.subplots(1, 2, width_ratios=(1, 1.25))
-        fig.subplots_adjust(left=0.14, right=0.985, top=1 - 0.3 / (tall + 1.1), bottom=0.8 / (tall + 1.1), wspace=0.08)
+        fig.subplots_adjust(left=0.155, right=0.985, top=1 - 0.3 / (tall + 1.1), bottom=0.8 / (tall + 1.1), wspace=0.08)
         for ax, draw in zip(axes, (plots.draw_text_scores, plots.draw_near_examples), strict=True):
             ax.spines[["top", "right"]].set_visible(False)
             draw(ax, record)
