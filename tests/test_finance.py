@@ -85,11 +85,10 @@ def test_the_filter_is_that_of_the_package_and_its_fit_finds_what_was_put_in():
 
 
 def test_a_forecaster_of_simulated_markets_comes_near_those_who_know_the_variance():
-    pytest.importorskip("arch")
     others = [market(3000, f"m{i}", seed=i) for i in range(2)]
     learner, _ = finance.train(others, steps=150, progress=False)
     windows = MarketWindows([market(4000, seed=7)])
-    losses = finance.contenders(others, learner, windows.in_turn())
+    losses = finance.plain(learner, windows.in_turn())
     returns, variances = simulated(4000, seed=7)
     level = returns.unfold(0, 80, 20)[:, :20].square().mean(1, keepdim=True)
     known = (variances.unfold(0, 80, 20)[:, 60:] / level).log()[..., None]
