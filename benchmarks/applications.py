@@ -11,7 +11,8 @@ Data from the folder that METAKIT_DATA names, or downloaded. Protocols:
 - medicine: learn from three hospitals, adapt to the fourth with some of its patients, at least one with the disease and
   one without, and be judged on all its others; every hospital in turn; scaling and strengths come from the three alone.
 - finance: tell the spread of the next day's return; learn from two markets before 2011, be judged on the third from
-  then on, after 60 of its days; options were chosen on 2008 to 2010 with what was learned before. Package ``arch``.
+  then on, after 60 of its days; its unit is that of the first 20, the other 40 are
+  adapted or fitted to. Package ``arch``.
 - hyperparameters: leave one of 50 data sets out, and try settings on it one after the other; normalised regret.
 """
 

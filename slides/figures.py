@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 import metakit as mk
 from metakit import agents, course, plots, records, widgets
-from metakit.course import applications
+from metakit.course import stand_ins
 from metakit.inner import run, stacked, task_loss, trajectory
 from metakit.outer.muon import Muon
 
@@ -434,7 +434,7 @@ def moons() -> Figure:
 
 def asked() -> Figure:
     """What is made of a question, from three examples of each of three classes."""
-    learner, _ = mk.recipes.language.train(applications.intents().train, steps=60, progress=False)
+    learner, _ = mk.recipes.language.train(stand_ins.intents().train, steps=60, progress=False)
     classes = {
         "card lost": ["I lost my card", "my card was stolen", "where did I leave my card"],
         "top up": ["how do I top up", "my top up failed", "can I add money"],
@@ -446,7 +446,7 @@ def asked() -> Figure:
 
 def settings_tried() -> Figure:
     """The race of settings on the first data set."""
-    return widgets.RaceOfSettings(applications.trials()[0]).static()
+    return widgets.RaceOfSettings(stand_ins.trials()[0]).static()
 
 
 # ---------------------------------------------------------------------------------------------------- 12 challenges

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from metakit import course
-from metakit.course import applications
+from metakit.course import stand_ins
 from metakit.recipes import hyperparameters, medicine
 
 # ------------------------------------------------------------------------------------------------------ exercises
@@ -127,15 +127,15 @@ def nothing_there(monkeypatch, tmp_path):
 def test_without_data_the_page_has_invented_ones_of_the_same_form(nothing_there, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "arch", None)
     monkeypatch.setitem(__import__("sys").modules, "arch.data", None)
-    found = applications.intents()
+    found = stand_ins.intents()
     assert not found.real and found.train.rows.shape[1] == 4096
     assert found.known.names == found.asked.names and not set(found.train.names) & set(found.known.names)
     assert not set(map(tuple, found.known.rows.tolist())) >= set(map(tuple, found.asked.rows.tolist()))
-    hospitals, real = applications.patients()
+    hospitals, real = stand_ins.patients()
     assert not real and len(hospitals) == 4 and all(x.isnan().any() for x, _ in hospitals.values())
-    tables, real = applications.trials()
+    tables, real = stand_ins.trials()
     assert not real and len(tables) == 40
-    markets, real = applications.prices()
+    markets, real = stand_ins.prices()
     assert (
         not real
         and len(markets) == 3
@@ -144,7 +144,7 @@ def test_without_data_the_page_has_invented_ones_of_the_same_form(nothing_there,
 
 
 def test_the_stand_ins_have_something_to_be_learned(nothing_there):
-    tables, _ = applications.trials()
+    tables, _ = stand_ins.trials()
     regrets = {"learned prior": [], "greedy portfolio": [], "random": []}
     for name in tables.names[:12]:
         for who, order in hyperparameters.compared(tables, name, 5).items():
