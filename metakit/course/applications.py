@@ -210,14 +210,14 @@ QUESTIONS = (
         right=1,
     ),
     Question(
-        "Learned gains were 5 points ahead with one example an intent and 2 with ten. Why does the lead shrink?",
+        "Learned gains were further ahead with one example of each intent than with five. Why does the lead shrink?",
         (
             ("The gains were trained on one example each", "They were trained on one to ten."),
             (
                 "With more examples, the new intents tell by themselves which words count",
                 "The prior knowledge is the same; what the data say grows.",
             ),
-            ("Ten examples are harder", "All three contenders do better with ten."),
+            ("Five examples are harder", "All three contenders do better with five."),
         ),
         right=1,
     ),
@@ -253,7 +253,7 @@ QUESTIONS = (
             ("Proof that both are the same", "The interval holds 0 and other values: no proof of equality."),
             (
                 "A null result: worth reporting, with the interval and with what was tried",
-                "So is the finding that adapting was far better than GARCH fitted to sixty days alone.",
+                "So is the finding that GARCH fitted to the window alone was worse than what had learned elsewhere.",
             ),
         ),
         right=2,
