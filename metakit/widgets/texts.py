@@ -68,9 +68,9 @@ class ClassRows(ipw.VBox):
             return
         self._fields, boxes = [], []
         for i, (name, examples) in enumerate(self.value):
-            title = ipw.Text(name, description=f"Class {i + 1}", **_field("166px"))
-            field = ipw.Textarea(examples, description="Examples", placeholder="one a line", rows=4, **_field("244px"))
-            remove = button("Remove", f"Remove class {i + 1}", functools.partial(self._remove, i), width="72px")
+            title = ipw.Text(name, description=f"Class {i + 1}", **_field("176px"))
+            field = ipw.Textarea(examples, description="Examples", placeholder="one a line", rows=4, **_field("268px"))
+            remove = button("Remove", f"Remove class {i + 1}", functools.partial(self._remove, i), width="88px")
             for each in (title, field):
                 each.observe(lambda change: setattr(self, "value", self._told()), names="value")
             self._fields.append((title, field))
@@ -85,7 +85,7 @@ class ClassRows(ipw.VBox):
 
 
 def _field(width: str) -> dict[str, Any]:
-    return {"style": {"description_width": "58px"}, "layout": {"width": width}}
+    return {"style": {"description_width": "72px"}, "layout": {"width": width}}
 
 
 class TextExplorer:
