@@ -197,7 +197,8 @@ def test_a_figure_is_shown_with_its_description(shell):
 def test_the_playground_has_every_explorer_and_leads_from_each_to_its_lesson():
     path = Path(__file__).resolve().parent.parent / "notebooks" / "lab_playground.ipynb"
     cells = nbformat.read(path, as_version=4).cells
-    explorers = {name for name in widgets.__all__ if name.endswith("Explorer")} - {"Explorer"} | {"Canvas", "RaceOfSettings"}
+    explorers = {name for name in widgets.__all__ if name.endswith("Explorer")} - {"Explorer"}
+    explorers |= {"Canvas", "RaceOfSettings"}
     made = re.findall(r"widgets\.(\w+)\(", "\n".join(cell.source for cell in cells if cell.cell_type == "code"))
     assert explorers <= set(made)
     leading = [c for c in cells if c.cell_type == "markdown" and re.search(r"Lesson:\s\[", c.source)]
