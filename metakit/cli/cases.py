@@ -293,7 +293,7 @@ def _trials(path: pathlib.Path | None, data: pathlib.Path | None, download: bool
     if path is None:
         return mk.tasks.svm_trials(root=data, download=download)
     return mk.tasks.TrialTables.of(
-        [{k: _number(v) for k, v in row.items()} for row in _rows(path, ("dataset", "score"))]
+        [{k: _number(v) for k, v in row.items() if v} for row in _rows(path, ("dataset", "score"))]
     )
 
 
@@ -305,8 +305,10 @@ def _rows(path: pathlib.Path, names: tuple[str, ...]) -> list[dict[str, str]]:
     if missing := [name for name in names if name not in given]:
         raise ValueError(f"{path} has no column {missing[0]!r}. Its columns: {', '.join(given) or 'none'}.")
     for i, row in enumerate(rows):
-        if None in row or None in row.values() or "" in row.values():
-            raise ValueError(f"row {i + 1} of {path} has an empty cell, or not as many as there are names. Mend it.")
+        if None in row or None in row.values() or not all(row[name] for name in names):
+            raise ValueError(
+                f"row {i + 1} of {path} has no {' or no '.join(names)}, or not as many cells as the names. Mend it."
+            )
     if not rows:
         raise ValueError(f"{path} has no rows below its names. Add some.")
     return rows

@@ -27,6 +27,7 @@ _SETS = tuple(_NAMES.split())
 _COMMIT = "5477f55fee5397cfd8c77be9f263b5a063fdc6eb"
 _URL = f"https://raw.githubusercontent.com/nicoschilling/ECML2016/{_COMMIT}/data/svm"
 _DIGEST = "afc999e26659a2652b4aa96c87d46213"
+_ABSENT = -1.0  # where a setting has no such number, as a linear kernel has no gamma
 _SVM = 6  # numbers of a setting: one of three kernels, C, gamma, degree
 
 
@@ -86,7 +87,8 @@ class TrialTables:
     def of(cls, trials: Sequence[Mapping[str, Any]], *, name: str = "dataset", score: str = "score") -> TrialTables:
         """Tables of trials in a list, each a mapping: its data set, its score, and all else is its setting.
 
-        A number of a setting becomes its rank among those that occur, from 0 to 1; a word a place for each that occurs.
+        A number of a setting becomes its rank among those that occur, from 0 to 1; a word a
+        place for each that occurs. A setting may lack a number that others have.
 
         Arguments:
             trials: every setting once on every data set, in any order.
@@ -210,15 +212,16 @@ def svm_trials(*, root: str | os.PathLike[str] | None = None, download: bool = F
 
 
 def _coded(candidates: Sequence[Mapping[str, Any]]) -> Tensor:
-    """Settings as rows: numbers by their rank, from 0 to 1, and a place for each word."""
+    """Settings as rows: numbers by their rank, from 0 to 1, and -1 where there is none; a place for each word."""
     columns = []
-    for key in candidates[0]:
+    for key in dict.fromkeys(key for candidate in candidates for key in candidate):
         values = [candidate.get(key) for candidate in candidates]
-        if all(isinstance(value, int | float) for value in values):
-            rank = torch.tensor(values, dtype=torch.float64).unique(return_inverse=True)[1].float()
-            columns.append(rank / rank.max().clamp(min=1))
+        if all(value is None or isinstance(value, int | float) for value in values):
+            known = sorted({value for value in values if value is not None})
+            rank = {value: i / max(1, len(known) - 1) for i, value in enumerate(known)}
+            columns.append(torch.tensor([_ABSENT if value is None else rank[value] for value in values]))
         else:
-            words = sorted(set(map(str, values)))
+            words = sorted({str(value) for value in values if value is not None})
             columns += [torch.tensor([float(str(value) == word) for value in values]) for word in words]
     return torch.stack(columns, 1)
 
