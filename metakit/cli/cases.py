@@ -55,7 +55,8 @@ def language(
     known = _texts(texts) if texts else mk.tasks.texts(*mk.tasks.clinc150(root=data, download=download))
     learner, history = intents.train(known, steps=steps, seed=seed)
     typer.echo(f"{history.steps} outer steps on {len(known)} intents in {history.seconds:.0f} s.")
-    _keep(learner, save)
+    if save is not None:
+        common.keep(learner, save)
 
 
 @evaluate.command("language")
@@ -102,7 +103,8 @@ def medicine(
     _check(without or (), hospitals, "hospital")
     learner = hearts.train({name: found for name, found in hospitals.items() if name not in (without or ())}, seed=seed)
     typer.echo(f"strength of the draw to the start: {learner.strength:g}; of the intercept: {learner.intercept:g}")
-    _keep(learner, save)
+    if save is not None:
+        common.keep(learner, save)
 
 
 @evaluate.command("medicine")
@@ -153,7 +155,8 @@ def hyperparameters(
     typer.echo(f"learned from {len(known)} data sets x {len(known.settings)} settings; to begin with:")
     for trial in search.starting_trials(known, first):
         typer.echo(json.dumps(trial))
-    _keep(learner, save)
+    if save is not None:
+        common.keep(learner, save)
 
 
 @evaluate.command("hyperparameters")
@@ -210,7 +213,8 @@ def finance(
     series = mk.tasks.markets([name for name in MARKETS if name not in (without or ())])
     learner, history = spreads.train([each.between("1900-01-01", before) for each in series], steps=steps, seed=seed)
     typer.echo(f"{history.steps} outer steps on {len(series)} markets in {history.seconds:.0f} s.")
-    _keep(learner, save)
+    if save is not None:
+        common.keep(learner, save)
 
 
 @evaluate.command("finance")
@@ -246,12 +250,6 @@ def _table(what: str, at: Iterable[Any], rows: dict[str, list[Any]], digits: int
             shown.append(f"{float(cell.mean()):8.{digits}f} +- {half:>5}")
         lines.append(f"{name:{wide}}" + "".join(f"{cell:>17}" for cell in shown))
     return "\n".join(lines)
-
-
-def _keep(learner: torch.nn.Module, save: pathlib.Path | None) -> None:
-    if save is not None:
-        mk.save(learner, save)
-        typer.echo(f"The learner is in {save}: {save.stat().st_size / 1e6:.2f} MB.")
 
 
 def _check(names: Iterable[str], known: Iterable[str], what: str) -> None:

@@ -95,6 +95,12 @@ def print_scores(learner: Any, tasks: Any, n_tasks: int, what: str, steps: int |
     typer.echo("\n".join([f"{what}, {n_tasks} tasks", *lines]))
 
 
+def keep(module: torch.nn.Module, path: pathlib.Path, what: str = "learner") -> None:
+    """Save what was learned, and tell where it is."""
+    mk.save(module, path)
+    typer.echo(f"The {what} is in {path}: {path.stat().st_size / 1e6:.2f} MB.")
+
+
 def device_of(name: str) -> str:
     """The device of this name, if it is there."""
     if name == "auto":

@@ -113,9 +113,7 @@ class Run:
         done = f"{history.steps} outer step{'s' * (history.steps != 1)} in {history.seconds:.0f} s"
         typer.echo(f"{done} ({rate:.1f} a second): {history.ended}.")
         if save is not None:
-            mk.save(learner if kept is None else kept, save)
-            what = "learner" if kept is None else "rule"
-            typer.echo(f"The {what} is in {save}: {save.stat().st_size / 1e6:.2f} MB.")
+            common.keep(learner if kept is None else kept, save, "learner" if kept is None else "rule")
         learner.eval()
 
 

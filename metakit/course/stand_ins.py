@@ -58,8 +58,8 @@ def intents(*, download: bool = False) -> Intents:
             _first(banking77("test", download=download), 20),
         ]
     except FileNotFoundError:
-        words, real = [_invented_questions(seed, count) for seed, count in ((0, 20), (1, 12), (1, 12))], False
-        words[2] = _invented_questions(1, 12, again=True)
+        known, asked = (_invented_questions(1, 12, again=again) for again in (False, True))
+        words, real = [_invented_questions(0, 20), known, asked], False
     else:
         words, real = parts, True
     encoder = HashedNgrams()

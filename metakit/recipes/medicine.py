@@ -9,8 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -88,9 +87,9 @@ def train(others: Mapping[str, Hospital], *, draws: int = 40, seed: int = 0) -> 
     return _drawn_to(pooled(others.values()), STRENGTHS[best // len(INTERCEPTS)], INTERCEPTS[best % len(INTERCEPTS)])
 
 
-def pooled(hospitals: Any) -> Logistic:
+def pooled(hospitals: Iterable[Hospital]) -> Logistic:
     """Logistic regression on all patients of these hospitals; its ``start`` is what was fitted."""
-    x, y = (torch.cat(side) for side in zip(*((coded(x), y) for x, y in hospitals), strict=True))
+    x, y = _everyone(hospitals)
     learner = _fresh(Standardised(x.shape[1] // 2).estimate(x), _POOLED, _FREE)
     with torch.no_grad():
         learner.start.copy_(learner.know(_task(x, y, x[:1], y[:1]), None)[0])
@@ -105,7 +104,7 @@ def contenders(others: Mapping[str, Hospital], learner: Logistic | None = None) 
         learner: what ``train(others)`` gives, if it is there already.
     """
     learner, everyone = learner or train(others), pooled(others.values())
-    x, y = (torch.cat(side) for side in zip(*((coded(x), y) for x, y in others.values()), strict=True))
+    x, y = _everyone(others.values())
     plain, unmoved = _fresh(everyone.embedding, _POOLED, _FREE), _drawn_to(everyone, _HELD, _HELD)
 
     def refitted(support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
@@ -196,6 +195,12 @@ def area(chance: Tensor, y: Tensor) -> Tensor:
     """
     apart = chance[y == 1][:, None] - chance[y == 0]
     return ((apart > 0).to(chance) + (apart == 0).to(chance) / 2).mean()
+
+
+def _everyone(hospitals: Iterable[Hospital]) -> tuple[Tensor, Tensor]:
+    """The rows and the diseases of all patients of these hospitals."""
+    x, y = zip(*((coded(x), y) for x, y in hospitals), strict=True)
+    return torch.cat(x), torch.cat(y)
 
 
 def _draws(hospital: Hospital, few: int, draws: int, seed: int) -> TaskBatch:
